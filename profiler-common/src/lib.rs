@@ -1,0 +1,2 @@
+//! types
+#![no_std]

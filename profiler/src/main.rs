@@ -1,0 +1,2 @@
+//! rmapscope
+fn main() {}
