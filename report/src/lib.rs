@@ -1,1 +1,26 @@
-//! report
+//! rmapscope's results: what they look like, how they are kept, what may be
+//! said about them.
+//!
+//! Every other crate hands its measurements to this one and asks it for
+//! tables. It never learns where a number comes from: a synthetic cost and a
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`schema`] | the record types of a result file |
+//! | [`observed`] | a value, or the reason why there is none |
+//! | [`latency`] | latency distributions as mergeable histograms |
+//! | [`file`](mod@file) | reading and writing result files |
+//! | [`host`] | what is known about this host, for the context record |
+//! | [`stats`] | medians, intervals, interpolation |
+//! | [`table`] | one table model, several renderers |
+
+pub mod file;
+pub mod host;
+pub mod latency;
+pub mod observed;
+pub mod schema;
+pub mod stats;
+pub mod table;
+
+pub use file::{ReadError, ResultFile, ResultWriter, WriteError};
+pub use observed::Observed;

@@ -1,0 +1,120 @@
+//! A value that was measured, or the reason why it was not.
+//!
+//! In JSON an observed value is `{"value": 12.5}` and a missing one is
+//! `{"value": null, "reason": "no hardware PMU"}`. A missing value is never
+//! written as 0: nobody can tell a 0 that was counted from one that was not.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A value, or why it could not be observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed<T> {
+    /// The value as measured.
+    Value(T),
+    /// Not observed, and why, as a clause a reader can act on.
+    Missing(String),
+}
+
+impl<T> Observed<T> {
+    /// A missing value with its reason.
+    pub fn missing(reason: impl Into<String>) -> Self {
+        Self::Missing(reason.into())
+    }
+
+    /// The value if there is one.
+    pub const fn value(&self) -> Option<&T> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Missing(_) => None,
+        }
+    }
+
+    /// The reason if there is no value.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Value(_) => None,
+            Self::Missing(reason) => Some(reason),
+        }
+    }
+
+    /// Applies `f` to the value, keeps the reason.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Observed<U> {
+        match self {
+            Self::Value(value) => Observed::Value(f(value)),
+            Self::Missing(reason) => Observed::Missing(reason),
+        }
+    }
+}
+
+impl<T> From<T> for Observed<T> {
+    fn from(value: T) -> Self {
+        Self::Value(value)
+    }
+}
+
+impl<T, E: std::fmt::Display> From<Result<T, E>> for Observed<T> {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Self::Value(value),
+            Err(error) => Self::Missing(error.to_string()),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<T> {
+    value: Option<T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl<T: Serialize> Serialize for Observed<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let wire = match self {
+            Self::Value(value) => Wire {
+                value: Some(value),
+                reason: None,
+            },
+            Self::Missing(reason) => Wire {
+                value: None,
+                reason: Some(reason.clone()),
+            },
+        };
+        wire.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Observed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire = Wire::deserialize(deserializer)?;
+        match (wire.value, wire.reason) {
+            (Some(value), None) => Ok(Self::Value(value)),
+            (None, Some(reason)) => Ok(Self::Missing(reason)),
+            (Some(_), Some(_)) => Err(serde::de::Error::custom(
+                "an observed value has both a value and a reason for having none",
+            )),
+            (None, None) => Err(serde::de::Error::custom(
+                "a null value has no reason beside it",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_value_is_null_with_its_reason() {
+        let json = serde_json::to_string(&Observed::<u64>::missing("no PMU")).unwrap();
+        assert_eq!(json, r#"{"value":null,"reason":"no PMU"}"#);
+        let back: Observed<u64> = serde_json::from_str(&json).unwrap();
+        assert_eq!(back.reason(), Some("no PMU"));
+    }
+
+    #[test]
+    fn null_without_a_reason_is_refused() {
+        assert!(serde_json::from_str::<Observed<u64>>(r#"{"value":null}"#).is_err());
+        assert!(serde_json::from_str::<Observed<u64>>(r#"{"value":1,"reason":"x"}"#).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! Synthetic measurements.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Observed, latency::Latency, stats};
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// Look at the Accessed bits of a range.
+    TestAge,
+    /// Look at them and clear them.
+    Age,
+    /// A vCPU fault that installs an SPTE.
+    Fault,
+    /// Zapping one SPTE.
+    Zap,
+    /// Zapping every SPTE of a range.
+    UnmapRange,
+}
+
+impl std::fmt::Display for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::TestAge => "test_age",
+            Self::Age => "age",
+            Self::Fault => "fault",
+            Self::Zap => "zap",
+            Self::UnmapRange => "unmap_range",
+        })
+    }
+}
+
+/// Cache state before a timed pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// The working set was walked just before and fits the caches.
+    Hot,
+    /// The working set is larger than the last-level cache.
+    Cold,
+}
+
+impl std::fmt::Display for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+        })
+    }
+}
+
+/// The parameters of one cell; a parameter that does not apply is absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Params {
+    /// SPTEs on the rmap of every gfn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_len: Option<u32>,
+    /// Pages of one callback's range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range_pages: Option<u64>,
+    /// Level of the mapping: 1 is 4K, 2 is 2M, 3 is 1G.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+    /// Share of SPTEs with the Accessed bit set before a pass, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub young_share: Option<f64>,
+    /// Cache state before a pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
+    /// Bytes of heads, descriptors and SPTEs walked in one pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_set_bytes: Option<u64>,
+    /// Pages of the memslot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot_pages: Option<u64>,
+    /// Threads that age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agers: Option<u32>,
+    /// Threads that fault and zap as vCPUs do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// How the agers run: `none` (the control), `back_to_back`, `periodic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aging: Option<String>,
+    /// CPUs the threads were pinned to, in thread order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Vec<u32>>,
+}
+
+/// Median of the rounds with its interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Rounds.
+    pub n: u32,
+    /// Median over the rounds.
+    pub median: f64,
+    /// Lower end of the median's 95 % interval (order statistics); absent
+    /// with fewer than six rounds, which cannot give one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci95_low: Option<f64>,
+    /// Upper end of the median's 95 % interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci95_high: Option<f64>,
+    /// Smallest round.
+    pub min: f64,
+    /// Largest round.
+    pub max: f64,
+}
+
+impl Summary {
+    /// Summarises one value per round; `None` without rounds or with a value
+    /// that is not finite.
+    pub fn of(rounds: &[f64]) -> Option<Self> {
+        let median = stats::median(rounds)?;
+        let interval = stats::median_ci95(rounds);
+        Some(Self {
+            n: u32::try_from(rounds.len()).ok()?,
+            median,
+            ci95_low: interval.map(|i| i.0),
+            ci95_high: interval.map(|i| i.1),
+            min: rounds.iter().copied().fold(f64::INFINITY, f64::min),
+            max: rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        })
+    }
+}
+
+/// The figures of a latency distribution that tables print, nanoseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatencySummary {
+    /// Operations.
+    pub count: u64,
+    /// Mean.
+    pub mean_ns: f64,
+    /// Median.
+    pub p50_ns: u64,
+    /// 90th percentile.
+    pub p90_ns: u64,
+    /// 99th percentile.
+    pub p99_ns: u64,
+    /// 99.9th percentile.
+    pub p999_ns: u64,
+    /// Largest.
+    pub max_ns: u64,
+}
+
+/// One synthetic measurement: one scheme, one operation, one set of
+/// parameters, several interleaved rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchRecord {
+    /// The workload's name.
+    pub workload: String,
+    /// The lock scheme, physical limit or peer.
+    pub scheme: String,
+    /// What was timed.
+    pub op: Op,
+    /// What one value of `rounds` is, unit included: `ns_per_callback`,
+    /// `ns_per_gfn`, `ns_per_op`, …
+    pub metric: String,
+    /// The parameters.
+    pub params: Params,
+    /// One value per round, in the order measured.
+    pub rounds: Vec<f64>,
+    /// Median and interval of `rounds`; `null` with a reason when no round
+    /// gave a value.
+    pub summary: Observed<Summary>,
+    /// The distribution over all operations of all rounds, where single
+    /// operations were timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+    /// Counter name (`cycles`, `task-clock-ns`, …) to its value per operation.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counters: BTreeMap<String, Observed<f64>>,
+    /// Why the figures should be doubted, if they should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spoiled: Option<String>,
+}

@@ -1,0 +1,55 @@
+//! The record types of a result file.
+//!
+//! A result file is JSON lines, one [`Record`] per line: first a
+//! [`Context`], then records in any order, last an [`End`] that says how many
+//! there were and whether the job was finished. Units are part of every field
+//! name (`_ns`, `_pages`, `_hz`, `_bytes`, `_s`); a field without one is a
+//! count or a name. A quantity that could not be observed is an
+//! [`Observed::Missing`](crate::Observed) with a reason, never 0; a field that
+//! does not apply is absent.
+
+mod bench;
+mod context;
+mod profile;
+
+pub use bench::{BenchRecord, Cache, LatencySummary, Op, Params, Summary};
+pub use context::{
+    Context, Disturbance, End, Host, KvmConfig, Outcome, ResultKind, SchemaVersion, Tool,
+};
+pub use profile::{
+    CallbackKind, CallbackRecord, CallerClass, CensusRecord, ChainLen, EventRecord, GuestRun,
+    LossRecord, MechanismRecord, OverheadRecord, RunRecord, Samples, Sampling, StackRecord,
+    VmRecord,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// One line of a result file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// What made the file and on which host; always the first line.
+    Context(Box<Context>),
+    /// One synthetic measurement.
+    Bench(Box<BenchRecord>),
+    /// One recording interval of a profile.
+    Run(Box<RunRecord>),
+    /// Which mechanism observed a signal.
+    Mechanism(MechanismRecord),
+    /// A virtual machine that was seen.
+    Vm(VmRecord),
+    /// Aging callbacks of one kind, caller class and chain length.
+    Callbacks(Box<CallbackRecord>),
+    /// Chain lengths of one VM and level.
+    Census(CensusRecord),
+    /// Something that was not counted, and how often.
+    Loss(LossRecord),
+    /// What observing cost.
+    Overhead(OverheadRecord),
+    /// One callback, sampled.
+    Event(EventRecord),
+    /// A kernel stack and how often it was seen.
+    Stack(StackRecord),
+    /// The last line.
+    End(End),
+}

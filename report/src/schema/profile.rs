@@ -1,0 +1,337 @@
+//! Recordings of a live host.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Observed, latency::Latency};
+
+/// Which mmu_notifier aging callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallbackKind {
+    /// Look, clear, and flush the TLB where the architecture wants it.
+    ClearFlushYoung,
+    /// Look and clear.
+    ClearYoung,
+    /// Look only.
+    TestYoung,
+    /// One of the two clearing kinds, not told apart.
+    ClearUnknown,
+}
+
+impl CallbackKind {
+    /// Whether the callback clears Accessed bits.
+    pub const fn clears(self) -> bool {
+        !matches!(self, Self::TestYoung)
+    }
+}
+
+impl std::fmt::Display for CallbackKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ClearFlushYoung => "clear_flush_young",
+            Self::ClearYoung => "clear_young",
+            Self::TestYoung => "test_young",
+            Self::ClearUnknown => "clear_unknown",
+        })
+    }
+}
+
+/// Who asked for the pages to be aged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallerClass {
+    /// Reclaim by kswapd.
+    Kswapd,
+    /// Direct reclaim by an allocating task.
+    DirectReclaim,
+    /// Reclaim of a memory cgroup.
+    MemcgReclaim,
+    /// MGLRU's aging walk and lookaround.
+    Mglru,
+    /// DAMON.
+    Damon,
+    /// khugepaged, collapsing ranges to huge pages.
+    Khugepaged,
+    /// Idle page tracking.
+    PageIdle,
+    /// None of these.
+    Other,
+    /// No stack could be taken.
+    Unknown,
+}
+
+impl std::fmt::Display for CallerClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kswapd => "kswapd",
+            Self::DirectReclaim => "direct_reclaim",
+            Self::MemcgReclaim => "memcg_reclaim",
+            Self::Mglru => "mglru",
+            Self::Damon => "damon",
+            Self::Khugepaged => "khugepaged",
+            Self::PageIdle => "page_idle",
+            Self::Other => "other",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// SPTEs on the rmap chain as seen at the callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChainLen {
+    /// Exactly this many.
+    Exact(u32),
+    /// This many or more: the overflow cell.
+    AtLeast(u32),
+    /// The range lies in no memslot with an rmap that is known.
+    NoSlot,
+    /// The head or descriptor could not be read.
+    Unreadable,
+    /// Chain lengths were not looked up.
+    NotAsked,
+}
+
+/// The test guest a recording was made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuestRun {
+    /// Pages of the data memslot.
+    pub pages: u64,
+    /// Virtual aliases of every page: the SPTEs asked for per gfn.
+    pub aliases: u32,
+    /// What is behind the guest's memory.
+    pub backing: String,
+    /// What makes the kernel age it.
+    pub driver: String,
+    /// 4K SPTEs KVM's statistics reported once the guest had touched all.
+    pub sptes_4k: Observed<u64>,
+}
+
+/// What the cpu-clock sampler saw in one run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Rate asked for, per CPU.
+    pub asked_hz: f64,
+    /// Rate reached, per CPU.
+    pub reached_hz: f64,
+    /// CPU time one sample stands for, nanoseconds.
+    pub period_ns: u64,
+    /// Samples on all CPUs.
+    pub samples: u64,
+    /// Of these, in the kernel.
+    pub kernel: u64,
+    /// Of these, without a usable stack (most: the tick interrupted a guest).
+    pub stack_failed: u64,
+    /// Inside an aging callback.
+    pub in_callback: u64,
+}
+
+/// One recording interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Number of the run within the file; other records refer to it.
+    pub run: u32,
+    /// Start, UTC.
+    pub started_utc: String,
+    /// Length of the interval, seconds.
+    pub duration_s: f64,
+    /// Only this process's VMs were recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The test guest, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestRun>,
+    /// Whether the interval ran to its end.
+    pub complete: bool,
+    /// Why not, if not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<String>,
+    /// What the sampler saw.
+    pub sampling: Observed<Sampling>,
+    /// A kernel stack was taken every this many callbacks per CPU and task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack_every: Option<u32>,
+    /// A raw event was kept every this many callbacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_every: Option<u32>,
+}
+
+/// Which mechanism observed a signal in a run, and why no better one did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MechanismRecord {
+    /// The run.
+    pub run: u32,
+    /// The signal, e.g. `callback latency`.
+    pub signal: String,
+    /// What observed it; `null` with a reason when nothing could.
+    pub mechanism: Observed<String>,
+    /// Whether the mechanism sees every callback (`true`) or samples.
+    pub exact: bool,
+    /// Better mechanisms that were tried, and why they were not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<String>,
+}
+
+/// A virtual machine seen in a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// The run.
+    pub run: u32,
+    /// Number of the VM within the run.
+    pub vm: u32,
+    /// The process that owns it.
+    pub pid: u32,
+    /// Its name.
+    pub comm: Observed<String>,
+    /// Its cgroup.
+    pub cgroup: Observed<String>,
+    /// Memslots.
+    pub memslots: u32,
+    /// Pages in all memslots.
+    pub pages: u64,
+    /// Whether any memslot has rmap heads.
+    pub has_rmaps: bool,
+    /// Seconds into the run when it was first seen.
+    pub seen_s: f64,
+    /// Seconds into the run when it was found gone, if it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_s: Option<f64>,
+}
+
+/// Timer samples that fell into callbacks, by the part of the callback.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Samples {
+    /// In KVM's gfn aging functions and what they call: the rmap (or TDP) walk.
+    pub walk: u64,
+    /// In the rest of the callback: notifier list, SRCU, memslot lookup, locks.
+    pub notifier: u64,
+    /// In rmapscope's own probe; subtracted, not part of the cost.
+    pub own: u64,
+    /// CPU time one sample stands for, nanoseconds.
+    pub period_ns: u64,
+}
+
+/// Aging callbacks of one kind, caller class and chain length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallbackRecord {
+    /// The run.
+    pub run: u32,
+    /// The VM; absent when the figures are of all recorded VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<u32>,
+    /// Which callback.
+    pub kind: CallbackKind,
+    /// Who called.
+    pub caller: CallerClass,
+    /// Chain length seen at the callback, of the range's first gfn.
+    pub chain_len: ChainLen,
+    /// Callbacks.
+    pub callbacks: u64,
+    /// Pages of all ranges together.
+    pub pages: u64,
+    /// Callbacks that reported young.
+    pub young: Observed<u64>,
+    /// Timer samples in these callbacks.
+    pub samples: Observed<Samples>,
+    /// Duration of each callback.
+    pub latency: Observed<Latency>,
+    /// Time until the walk began: SRCU, memslot lookup, waiting for mmu_lock.
+    pub wait: Observed<Latency>,
+}
+
+/// Chain lengths of one VM and level, read without any of KVM's locks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CensusRecord {
+    /// The run.
+    pub run: u32,
+    /// The VM.
+    pub vm: u32,
+    /// Level: 1 is 4K, 2 is 2M, 3 is 1G.
+    pub level: u8,
+    /// Rmap heads read.
+    pub heads: u64,
+    /// Chain length to the number of heads that have it.
+    pub lengths: BTreeMap<u32, u64>,
+    /// Heads with more SPTEs than `lengths` tells apart.
+    pub longer: u64,
+    /// SPTEs on all chains.
+    pub sptes: u64,
+    /// SPTEs with the Accessed bit set.
+    pub accessed: Observed<u64>,
+    /// Heads whose LOCKED bit was seen set.
+    pub locked: u64,
+    /// Chains whose counts contradicted each other.
+    pub corrupt: u64,
+    /// Reads that faulted.
+    pub faults: u64,
+    /// Chunks discarded because memslots changed under them.
+    pub discarded_chunks: u64,
+    /// Time spent reading, milliseconds.
+    pub elapsed_ms: f64,
+}
+
+/// Something that was not counted or not attributed, and how often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossRecord {
+    /// The run.
+    pub run: u32,
+    /// The signal that is short by this.
+    pub signal: String,
+    /// What happened.
+    pub cause: String,
+    /// How often.
+    pub count: Observed<u64>,
+}
+
+/// What one of the profiler's kernel programs cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OverheadRecord {
+    /// The run.
+    pub run: u32,
+    /// The program.
+    pub program: String,
+    /// Times it ran.
+    pub runs: Observed<u64>,
+    /// Time in it, nanoseconds.
+    pub run_time_ns: Observed<u64>,
+    /// Times it was skipped because it was already running on that CPU.
+    pub recursion_misses: Observed<u64>,
+}
+
+/// One callback, sampled as it happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// The run.
+    pub run: u32,
+    /// Time since the start of the run, nanoseconds.
+    pub at_ns: u64,
+    /// CPU.
+    pub cpu: u32,
+    /// Task that called.
+    pub pid: u32,
+    /// Which callback.
+    pub kind: CallbackKind,
+    /// Who called.
+    pub caller: CallerClass,
+    /// Pages of the range.
+    pub pages: u64,
+    /// Chain length of the range's first gfn.
+    pub chain_len: ChainLen,
+    /// Duration, nanoseconds.
+    pub duration_ns: Observed<u64>,
+}
+
+/// A kernel stack through an aging callback, innermost function first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackRecord {
+    /// The run.
+    pub run: u32,
+    /// The class it was filed under.
+    pub caller: CallerClass,
+    /// How often it was taken.
+    pub count: u64,
+    /// Function names.
+    pub frames: Vec<String>,
+}

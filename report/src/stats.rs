@@ -1,0 +1,144 @@
+//! What may be said about repeated measurements.
+//!
+//! Medians and order-statistic intervals, because run times have a long right
+//! tail and no known distribution. Every function returns `None` rather than
+//! a figure it has no grounds for.
+
+/// Values sorted, or `None` if there are none or one is not finite.
+fn sorted(values: &[f64]) -> Option<Vec<f64>> {
+    if values.is_empty() || values.iter().any(|v| !v.is_finite()) {
+        return None;
+    }
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    Some(values)
+}
+
+/// The median.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let values = sorted(values)?;
+    let mid = values.len() / 2;
+    if values.len() % 2 == 1 {
+        return Some(values[mid]);
+    }
+    Some(f64::midpoint(values[mid - 1], values[mid]))
+}
+
+/// The 95 % confidence interval of the median from order statistics: the
+/// narrowest symmetric pair of ranks whose binomial coverage is at least
+/// 95 %. Makes no assumption about the distribution. `None` below six values,
+/// where even the extremes do not cover 95 %.
+pub fn median_ci95(values: &[f64]) -> Option<(f64, f64)> {
+    let values = sorted(values)?;
+    let n = values.len();
+    // Probability that at most `rank` of n values lie below the median.
+    let mut term = 0.5_f64.powi(i32::try_from(n).ok()?);
+    let mut below = 0.0;
+    let mut rank = None;
+    for k in 0..n / 2 {
+        below += term;
+        if below > 0.025 {
+            break;
+        }
+        rank = Some(k);
+        term *= (n - k) as f64 / (k + 1) as f64;
+    }
+    rank.map(|k| (values[k], values[n - 1 - k]))
+}
+
+/// A mean cost estimated from `samples` timer samples that each stand for
+/// `period_ns`, spread over `events` events, with its 95 % interval (samples
+/// arrive independently of the events, so their number is taken as Poisson
+/// distributed). `None` without events.
+pub fn sampled_mean_ns(samples: u64, period_ns: u64, events: u64) -> Option<SampledMean> {
+    if events == 0 {
+        return None;
+    }
+    let scale = period_ns as f64 / events as f64;
+    let (low, high) = poisson_ci95(samples);
+    Some(SampledMean {
+        mean_ns: samples as f64 * scale,
+        low_ns: low * scale,
+        high_ns: high * scale,
+    })
+}
+
+/// A mean from timer samples, nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampledMean {
+    /// The estimate.
+    pub mean_ns: f64,
+    /// Lower end of its 95 % interval.
+    pub low_ns: f64,
+    /// Upper end of its 95 % interval.
+    pub high_ns: f64,
+}
+
+/// The 95 % interval of a Poisson mean after `count` events (Byar's
+/// approximation of the exact interval, good to a percent from one event on).
+fn poisson_ci95(count: u64) -> (f64, f64) {
+    const Z: f64 = 1.96;
+    let n = count as f64;
+    let low = if count == 0 {
+        0.0
+    } else {
+        n * (1.0 - 1.0 / (9.0 * n) - Z / (3.0 * n.sqrt())).powi(3)
+    };
+    let m = n + 1.0;
+    let high = m * (1.0 - 1.0 / (9.0 * m) + Z / (3.0 * m.sqrt())).powi(3);
+    (low.max(0.0), high)
+}
+
+/// The value at `x` on the straight lines between `points` (sorted by x).
+/// `None` outside their range: nothing is extrapolated.
+pub fn interpolate(points: &[(f64, f64)], x: f64) -> Option<f64> {
+    let above = points.iter().position(|p| p.0 >= x)?;
+    let (x1, y1) = points[above];
+    if x1 == x {
+        return Some(y1);
+    }
+    let (x0, y0) = *points.get(above.checked_sub(1)?)?;
+    Some(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_interval_has_the_ranks_of_the_binomial_tables() {
+        let values: Vec<f64> = (1..=10).map(f64::from).collect();
+        assert_eq!(median(&values), Some(5.5));
+        assert_eq!(median_ci95(&values), Some((2.0, 9.0)));
+        assert_eq!(median_ci95(&values[..6]), Some((1.0, 6.0)));
+        assert_eq!(median_ci95(&values[..5]), None);
+        let values: Vec<f64> = (1..=20).map(f64::from).collect();
+        assert_eq!(median_ci95(&values), Some((6.0, 15.0)));
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_gives_no_figure() {
+        assert_eq!(median(&[1.0, f64::NAN]), None);
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn the_poisson_interval_agrees_with_the_exact_one() {
+        let (low, high) = poisson_ci95(10);
+        assert!(
+            (low - 4.795).abs() < 0.03 && (high - 18.39).abs() < 0.06,
+            "{low} {high}"
+        );
+        assert_eq!(poisson_ci95(0).0, 0.0);
+        assert!((poisson_ci95(0).1 - 3.689).abs() < 0.4);
+    }
+
+    #[test]
+    fn nothing_is_extrapolated() {
+        let points = [(1.0, 10.0), (3.0, 30.0)];
+        assert_eq!(interpolate(&points, 2.0), Some(20.0));
+        assert_eq!(interpolate(&points, 3.0), Some(30.0));
+        assert_eq!(interpolate(&points, 0.5), None);
+        assert_eq!(interpolate(&points, 3.5), None);
+    }
+}
