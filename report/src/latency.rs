@@ -68,6 +68,11 @@ impl Latency {
         self.0.mean()
     }
 
+    /// Standard deviation, nanoseconds; 0 when empty.
+    pub fn stdev_ns(&self) -> f64 {
+        self.0.stdev()
+    }
+
     /// The figures tables print.
     pub fn summary(&self) -> LatencySummary {
         LatencySummary {

@@ -3,6 +3,7 @@
 //!
 //! Every other crate hands its measurements to this one and asks it for
 //! tables. It never learns where a number comes from: a synthetic cost and a
+//! real one are both records, and the comparison only sees records.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -13,13 +14,19 @@
 //! | [`host`] | what is known about this host, for the context record |
 //! | [`stats`] | medians, intervals, interpolation |
 //! | [`table`] | one table model, several renderers |
+//! | [`summary`] | the tables of one result file |
+//! | [`compare`] | synthetic beside real |
+//! | [`embed`] | tables kept up to date inside markdown files |
 
+pub mod compare;
+pub mod embed;
 pub mod file;
 pub mod host;
 pub mod latency;
 pub mod observed;
 pub mod schema;
 pub mod stats;
+pub mod summary;
 pub mod table;
 
 pub use file::{ReadError, ResultFile, ResultWriter, WriteError};

@@ -60,6 +60,11 @@ impl Table {
         }
     }
 
+    /// The title.
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
     /// Adds a row; missing cells stay empty, surplus ones are dropped.
     pub fn row(&mut self, mut cells: Vec<String>) {
         cells.resize(self.columns.len(), String::new());

@@ -1,0 +1,302 @@
+//! Synthetic beside real.
+//!
+//! The two sides meet in a row of one callback kind, chain length and scheme.
+//! The synthetic side times one callback over one gfn ([`synthetic`]), with
+//! hot and with cold caches; the real side ([`real`]) is the mean cost of a
+//! callback of the kernel and the part of it that is spent in the rmap walk.
+//! Only the walk has a synthetic counterpart: the rest of a real callback is
+//! the notifier list, SRCU and the memslot lookup, which no scheme changes.
+//! A figure that one side does not have is a dash, never an estimate.
+
+mod real;
+mod synthetic;
+
+pub use real::costs as real_costs;
+pub use real::{Band, RealCost};
+pub use synthetic::{Curve, Point};
+
+use serde::Serialize;
+
+use crate::{
+    ResultFile,
+    schema::{Cache, CallbackKind, Host, ResultKind},
+    stats::SampledMean,
+    table::{Column, Table, count, figure, with_interval},
+};
+
+/// Share of young SPTEs on the synthetic side when nobody asks for another: a
+/// running guest's pages are young when it is asked about them.
+pub const DEFAULT_YOUNG_SHARE: f64 = 1.0;
+
+/// Why two files cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A file is of the other kind than asked for.
+    #[error("{path} is a {found} result, a {wanted} result is needed here")]
+    Kind {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What it is.
+        found: ResultKind,
+        /// What was needed.
+        wanted: ResultKind,
+    },
+    /// The two sides have nothing in common.
+    #[error(
+        "{bench} and {profile} have no chain length in common: {detail}; \
+         record longer or measure those lengths"
+    )]
+    NoOverlap {
+        /// The synthetic side.
+        bench: std::path::PathBuf,
+        /// The real side.
+        profile: std::path::PathBuf,
+        /// What each has.
+        detail: String,
+    },
+}
+
+/// One callback kind, chain length and scheme.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Which callback.
+    pub kind: CallbackKind,
+    /// The chain lengths the row is about.
+    pub band: Band,
+    /// The scheme of the synthetic side.
+    pub scheme: String,
+    /// Synthetic cost of a callback with hot caches.
+    pub hot: Option<Point>,
+    /// Synthetic cost of a callback with cold caches.
+    pub cold: Option<Point>,
+    /// The real side.
+    pub real: RealCost,
+}
+
+impl Row {
+    /// Real walk cost over the synthetic one, with its interval.
+    pub fn ratio(&self, cache: Cache) -> Option<(f64, (f64, f64))> {
+        let point = match cache {
+            Cache::Hot => self.hot.as_ref(),
+            Cache::Cold => self.cold.as_ref(),
+        }?;
+        let walk = self.real.walk?;
+        if point.ns <= 0.0 || walk.mean_ns <= 0.0 {
+            return None;
+        }
+        let ratio = walk.mean_ns / point.ns;
+        // Relative half widths of independent estimates add in quadrature.
+        let real = (walk.high_ns - walk.low_ns) / 2.0 / walk.mean_ns;
+        let synthetic = point.half_width_ns().unwrap_or(0.0) / point.ns;
+        let relative = real.hypot(synthetic);
+        Some((ratio, (ratio * (1.0 - relative), ratio * (1.0 + relative))))
+    }
+}
+
+/// The comparison of a bench result and a profile.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// The synthetic side's host.
+    pub bench_host: Host,
+    /// The real side's host.
+    pub profile_host: Host,
+    /// Share of young SPTEs on the synthetic side.
+    pub young_share: f64,
+    /// The scheme the recorded kernel itself uses, if known.
+    pub kernel_scheme: Option<&'static str>,
+    /// The rows, by kind, chain length, scheme.
+    pub rows: Vec<Row>,
+    /// Sampling rate of the real side, if sampled.
+    pub rate_hz: Option<f64>,
+}
+
+/// The scheme a kernel's own aging corresponds to.
+fn kernel_scheme(host: &Host) -> Option<&'static str> {
+    match host.kvm.lockless_aging.value() {
+        Some(true) => Some("bitlock"),
+        Some(false) => Some("rwlock-write"),
+        None => None,
+    }
+}
+
+/// Compares a bench result with a profile.
+///
+/// `young_share` chooses the synthetic cells: the real side does not always
+/// know its own.
+///
+/// # Errors
+/// [`CompareError::Kind`] when a file is of the wrong kind,
+/// [`CompareError::NoOverlap`] when there would be no row.
+pub fn compare(
+    bench: &ResultFile,
+    profile: &ResultFile,
+    young_share: f64,
+) -> Result<Comparison, CompareError> {
+    require(bench, ResultKind::Bench)?;
+    require(profile, ResultKind::Profile)?;
+    let curves = synthetic::curves(bench, young_share);
+    let costs = real::costs(profile);
+    let mut rows = Vec::new();
+    for (kind, band, real) in &costs {
+        for curve in curves.iter().filter(|c| c.op == synthetic::op_of(*kind)) {
+            let hot = curve.at(Cache::Hot, band.mean_len);
+            let cold = curve.at(Cache::Cold, band.mean_len);
+            if hot.is_none() && cold.is_none() {
+                continue;
+            }
+            let (band, real) = (band.clone(), real.clone());
+            rows.push(Row {
+                kind: *kind,
+                band,
+                scheme: curve.scheme.clone(),
+                hot,
+                cold,
+                real,
+            });
+        }
+    }
+    if rows.is_empty() {
+        let detail = format!(
+            "the bench has {} walk curves at {:.0} % young, the profile has {} chain lengths",
+            curves.len(),
+            young_share * 100.0,
+            costs.len()
+        );
+        let (bench, profile) = (bench.path.clone(), profile.path.clone());
+        return Err(CompareError::NoOverlap {
+            bench,
+            profile,
+            detail,
+        });
+    }
+    Ok(Comparison {
+        bench_host: bench.context.host.clone(),
+        profile_host: profile.context.host.clone(),
+        young_share,
+        kernel_scheme: kernel_scheme(&profile.context.host),
+        rows,
+        rate_hz: real::rate_hz(profile),
+    })
+}
+
+fn require(file: &ResultFile, wanted: ResultKind) -> Result<(), CompareError> {
+    let found = file.context.kind;
+    if found == wanted {
+        return Ok(());
+    }
+    Err(CompareError::Kind {
+        path: file.path.clone(),
+        found,
+        wanted,
+    })
+}
+
+impl Comparison {
+    /// One table per callback kind.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut kinds: Vec<CallbackKind> = self.rows.iter().map(|r| r.kind).collect();
+        kinds.dedup();
+        kinds.into_iter().map(|kind| self.table(kind)).collect()
+    }
+
+    fn table(&self, kind: CallbackKind) -> Table {
+        let mut table = Table::new(
+            format!("{kind}: one callback, synthetic beside real"),
+            vec![
+                Column::text("SPTEs"),
+                Column::text("scheme"),
+                Column::number("hot (ns)"),
+                Column::number("cold (ns)"),
+                Column::number("hot/SPTE"),
+                Column::number("real (ns)"),
+                Column::number("rmap part (ns)"),
+                Column::number("part/SPTE"),
+                Column::number("part/hot"),
+                Column::number("part/cold"),
+                Column::number("callbacks"),
+            ],
+        );
+        for row in self.rows.iter().filter(|r| r.kind == kind) {
+            table.row(self.cells(row));
+        }
+        for note in self.notes(kind) {
+            table.note(note);
+        }
+        table
+    }
+
+    fn cells(&self, row: &Row) -> Vec<String> {
+        let mark = if Some(row.scheme.as_str()) == self.kernel_scheme {
+            " *"
+        } else {
+            ""
+        };
+        let per_spte = |ns: f64| match row.band.mean_len {
+            len if len > 0.0 => figure(ns / len),
+            _ => dash(),
+        };
+        let ratio = |cache| {
+            row.ratio(cache)
+                .map_or_else(dash, |(r, i)| with_interval(r, Some(i)))
+        };
+        vec![
+            row.band.to_string(),
+            format!("{}{mark}", row.scheme),
+            row.hot.as_ref().map_or_else(dash, Point::to_string),
+            row.cold.as_ref().map_or_else(dash, Point::to_string),
+            row.hot.as_ref().map_or_else(dash, |p| per_spte(p.ns)),
+            sampled(row.real.total),
+            sampled(row.real.walk),
+            row.real.walk.map_or_else(dash, |w| per_spte(w.mean_ns)),
+            ratio(Cache::Hot),
+            ratio(Cache::Cold),
+            count(row.real.callbacks),
+        ]
+    }
+
+    fn notes(&self, kind: CallbackKind) -> Vec<String> {
+        let mut notes = vec![
+            format!(
+                "SPTEs: chain length seen at the callback; a range is shown with its mean. \
+                 hot, cold: median time of one synthetic callback over one gfn, {:.0} % of SPTEs \
+                 young, ± half of its 95 % interval.",
+                self.young_share * 100.0
+            ),
+            "real: mean time of a real callback; rmap part: the share of it inside kvm_age_gfn or \
+             kvm_test_age_gfn; both ± half of the 95 % interval. part/hot, part/cold: real rmap \
+             part over the synthetic callback."
+                .to_owned(),
+        ];
+        if let Some(first) = self.rows.iter().find(|r| r.kind == kind) {
+            notes.push(format!("real side measured by {}.", first.real.mechanism));
+        }
+        if let Some(scheme) = self.kernel_scheme {
+            notes.push(format!("* {scheme} is what the recorded kernel does."));
+        }
+        notes.push(format!("synthetic host: {}.", self.bench_host.label));
+        notes.push(format!("recorded host: {}.", self.profile_host.label));
+        if self.bench_host.label != self.profile_host.label {
+            notes.push(
+                "the two sides come from different hosts: absolute times do not compare."
+                    .to_owned(),
+            );
+        }
+        notes.extend(
+            self.profile_host
+                .unusual
+                .iter()
+                .map(|u| format!("recorded host: {u}.")),
+        );
+        notes
+    }
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn sampled(mean: Option<SampledMean>) -> String {
+    mean.map_or_else(dash, |m| {
+        with_interval(m.mean_ns, Some((m.low_ns, m.high_ns)))
+    })
+}

@@ -1,0 +1,278 @@
+//! The real side: mean cost of a callback by kind and chain length, pooled
+//! over runs, VMs and callers.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    Observed, ResultFile,
+    schema::{CallbackKind, CallbackRecord, ChainLen, Record},
+    stats::{SampledMean, sampled_mean_ns},
+    table::figure,
+};
+
+/// Samples an exact chain length needs for a row of its own; with fewer it is
+/// pooled with its neighbours.
+const SAMPLES_FOR_OWN_ROW: u64 = 100;
+/// Calls a chain length needs for a row of its own where each is measured.
+const CALLS_FOR_OWN_ROW: u64 = 100;
+/// Lower ends of the bands that pool chain lengths.
+const BANDS: [u32; 10] = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256];
+
+/// One or several chain lengths.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Band {
+    /// Shortest chain seen.
+    pub first: u32,
+    /// Longest chain seen.
+    pub last: u32,
+    /// Mean over the callbacks.
+    pub mean_len: f64,
+}
+
+impl std::fmt::Display for Band {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.first == self.last {
+            return write!(f, "{}", self.first);
+        }
+        write!(
+            f,
+            "{}-{} ({})",
+            self.first,
+            self.last,
+            figure(self.mean_len)
+        )
+    }
+}
+
+/// What a real callback costs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RealCost {
+    /// Callbacks.
+    pub callbacks: u64,
+    /// Pages of their ranges.
+    pub pages: u64,
+    /// Timer samples in them, where sampled.
+    pub samples: Option<u64>,
+    /// Mean time of a callback.
+    #[serde(skip)]
+    pub total: Option<SampledMean>,
+    /// Mean time of its walk.
+    #[serde(skip)]
+    pub walk: Option<SampledMean>,
+    /// `[mean, low, high]` of a callback, nanoseconds.
+    pub total_ns: Option<[f64; 3]>,
+    /// `[mean, low, high]` of its walk, nanoseconds.
+    pub walk_ns: Option<[f64; 3]>,
+    /// What observed it.
+    pub mechanism: String,
+}
+
+/// Sums of the callbacks of one kind and chain length.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    callbacks: u64,
+    pages: u64,
+    len_sum: u64,
+    sampled: Option<SampleSums>,
+    exact: Option<ExactSums>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SampleSums {
+    walk_ns: f64,
+    notifier_ns: f64,
+    walk: u64,
+    notifier: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct ExactSums {
+    calls: u64,
+    total_ns: f64,
+    total_sq: f64,
+    wait_calls: u64,
+    wait_ns: f64,
+}
+
+impl Sums {
+    fn add(&mut self, len: u32, record: &CallbackRecord) {
+        self.callbacks += record.callbacks;
+        self.pages += record.pages;
+        self.len_sum += u64::from(len) * record.callbacks;
+        if let Observed::Value(samples) = &record.samples {
+            let sums = self.sampled.get_or_insert_default();
+            sums.walk += samples.walk;
+            sums.notifier += samples.notifier;
+            sums.walk_ns += samples.walk as f64 * samples.period_ns as f64;
+            sums.notifier_ns += samples.notifier as f64 * samples.period_ns as f64;
+        }
+        if let Observed::Value(latency) = &record.latency {
+            let sums = self.exact.get_or_insert_default();
+            let (calls, mean) = (latency.count(), latency.mean_ns());
+            sums.calls += calls;
+            sums.total_ns += mean * calls as f64;
+            sums.total_sq += latency
+                .stdev_ns()
+                .powi(2)
+                .mul_add(calls as f64, mean * mean * calls as f64);
+            if let Observed::Value(wait) = &record.wait {
+                sums.wait_calls += wait.count();
+                sums.wait_ns += wait.mean_ns() * wait.count() as f64;
+            }
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.callbacks += other.callbacks;
+        self.pages += other.pages;
+        self.len_sum += other.len_sum;
+        if let Some(o) = &other.sampled {
+            let sums = self.sampled.get_or_insert_default();
+            sums.walk += o.walk;
+            sums.notifier += o.notifier;
+            sums.walk_ns += o.walk_ns;
+            sums.notifier_ns += o.notifier_ns;
+        }
+        if let Some(o) = &other.exact {
+            let sums = self.exact.get_or_insert_default();
+            sums.calls += o.calls;
+            sums.total_ns += o.total_ns;
+            sums.total_sq += o.total_sq;
+            sums.wait_calls += o.wait_calls;
+            sums.wait_ns += o.wait_ns;
+        }
+    }
+
+    fn earns_own_row(&self) -> bool {
+        let sampled = self.sampled.as_ref().map_or(0, |s| s.walk + s.notifier);
+        let exact = self.exact.as_ref().map_or(0, |s| s.calls);
+        sampled >= SAMPLES_FOR_OWN_ROW || exact >= CALLS_FOR_OWN_ROW
+    }
+
+    fn cost(&self) -> RealCost {
+        let (total, walk, mechanism) = if let Some(exact) = &self.exact {
+            let (total, walk) = exact.means();
+            (total, walk, "fentry and fexit on every callback".to_owned())
+        } else if let Some(sums) = &self.sampled {
+            let (total, walk) = sums.means(self.callbacks);
+            (
+                total,
+                walk,
+                "cpu-clock samples over exact tracepoint counts".to_owned(),
+            )
+        } else {
+            (None, None, "nothing: only counts were recorded".to_owned())
+        };
+        let flat = |m: Option<SampledMean>| m.map(|m| [m.mean_ns, m.low_ns, m.high_ns]);
+        RealCost {
+            callbacks: self.callbacks,
+            pages: self.pages,
+            samples: self.sampled.as_ref().map(|s| s.walk + s.notifier),
+            total,
+            walk,
+            total_ns: flat(total),
+            walk_ns: flat(walk),
+            mechanism,
+        }
+    }
+}
+
+impl SampleSums {
+    fn means(&self, callbacks: u64) -> (Option<SampledMean>, Option<SampledMean>) {
+        let mean = |samples: u64, ns: f64| {
+            // Runs may have sampled at different rates: an average period
+            // keeps the total time right.
+            let period = if samples == 0 {
+                0.0
+            } else {
+                ns / samples as f64
+            };
+            sampled_mean_ns(samples, period.round() as u64, callbacks)
+        };
+        let all = self.walk + self.notifier;
+        (
+            mean(all, self.walk_ns + self.notifier_ns),
+            mean(self.walk, self.walk_ns),
+        )
+    }
+}
+
+impl ExactSums {
+    fn means(&self) -> (Option<SampledMean>, Option<SampledMean>) {
+        if self.calls == 0 {
+            return (None, None);
+        }
+        let n = self.calls as f64;
+        let mean = self.total_ns / n;
+        let variance = (self.total_sq / n - mean * mean).max(0.0);
+        let half = 1.96 * (variance / n).sqrt();
+        let around = |m: f64| SampledMean {
+            mean_ns: m,
+            low_ns: m - half,
+            high_ns: m + half,
+        };
+        let walk =
+            (self.wait_calls > 0).then(|| around(mean - self.wait_ns / self.wait_calls as f64));
+        (Some(around(mean)), walk)
+    }
+}
+
+/// Sampling rate reached, averaged over the runs of a profile.
+pub(super) fn rate_hz(profile: &ResultFile) -> Option<f64> {
+    let rates: Vec<f64> = profile
+        .records
+        .iter()
+        .filter_map(|r| match r {
+            Record::Run(run) => run.sampling.value().map(|s| s.reached_hz),
+            _ => None,
+        })
+        .collect();
+    if rates.is_empty() {
+        return None;
+    }
+    Some(rates.iter().sum::<f64>() / rates.len() as f64)
+}
+
+/// Mean costs by kind and chain length: a row of its own for each length that
+/// was sampled often enough, bands for the rest.
+pub fn costs(profile: &ResultFile) -> Vec<(CallbackKind, Band, RealCost)> {
+    let mut exact: BTreeMap<(CallbackKind, u32), Sums> = BTreeMap::new();
+    for record in &profile.records {
+        if let Record::Callbacks(record) = record
+            && let ChainLen::Exact(len) = record.chain_len
+        {
+            exact
+                .entry((record.kind, len))
+                .or_default()
+                .add(len, record);
+        }
+    }
+    let mut rows: Vec<(CallbackKind, Band, Sums)> = Vec::new();
+    for ((kind, len), sums) in exact {
+        let start = BANDS.iter().rev().copied().find(|b| *b <= len).unwrap_or(0);
+        let pooled = rows.iter_mut().find(|(k, band, s)| {
+            *k == kind && band.first >= start && band.last < len && !s.earns_own_row()
+        });
+        match pooled {
+            Some((_, band, pool)) if !sums.earns_own_row() => {
+                band.last = len;
+                pool.merge(&sums);
+                band.mean_len = pool.len_sum as f64 / pool.callbacks.max(1) as f64;
+            }
+            _ => {
+                let band = Band {
+                    first: len,
+                    last: len,
+                    mean_len: f64::from(len),
+                };
+                rows.push((kind, band, sums));
+            }
+        }
+    }
+    rows.into_iter()
+        .filter(|(_, _, sums)| sums.callbacks > 0)
+        .map(|(kind, band, sums)| (kind, band, sums.cost()))
+        .collect()
+}

@@ -1,0 +1,142 @@
+//! Tables kept up to date inside markdown files.
+//!
+//! A block that begins with
+//! `<!-- rmapscope compare bench=FILE profile=FILE -->` or
+//! `<!-- rmapscope tables result=FILE [only=WORD…] -->` and ends with
+//! `<!-- /rmapscope -->` holds what these tables render to; file names are
+//! relative to the workspace. [`refresh`] renders every block of a text anew.
+
+use std::path::Path;
+
+use crate::{ReadError, ResultFile, compare, summary, table::Format};
+
+const BEGIN: &str = "<!-- rmapscope ";
+const END: &str = "<!-- /rmapscope -->";
+
+/// Why a text could not be refreshed.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// A block has no end.
+    #[error("line {0}: the block has no {END}")]
+    Unclosed(usize),
+    /// A block's first line is not understood.
+    #[error("line {line}: {detail}")]
+    Directive {
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A result file could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Two result files cannot be compared.
+    #[error(transparent)]
+    Compare(#[from] compare::CompareError),
+}
+
+/// Renders every block of `text` anew from the results below `workspace`.
+///
+/// # Errors
+/// [`EmbedError`] naming the line of the block, or the result file.
+pub fn refresh(text: &str, workspace: &Path) -> Result<String, EmbedError> {
+    let mut out = String::with_capacity(text.len());
+    let mut lines = text.lines().enumerate();
+    while let Some((index, line)) = lines.next() {
+        out.push_str(line);
+        out.push('\n');
+        let Some(rest) = line.strip_prefix(BEGIN) else {
+            continue;
+        };
+        let directive = rest.trim_end().trim_end_matches("-->").trim();
+        out.push_str(&render(directive, index + 1, workspace)?);
+        if !lines.by_ref().any(|(_, line)| line.trim() == END) {
+            return Err(EmbedError::Unclosed(index + 1));
+        }
+        out.push_str(END);
+        out.push('\n');
+    }
+    Ok(out)
+}
+
+/// `text` without its blocks: what a person wrote.
+pub fn written_by_hand(text: &str) -> String {
+    let mut out = String::new();
+    let mut inside = false;
+    for line in text.lines() {
+        inside |= line.starts_with(BEGIN);
+        if !inside {
+            out.push_str(line);
+        }
+        out.push('\n');
+        inside &= line.trim() != END;
+    }
+    out
+}
+
+struct Directive<'a> {
+    line: usize,
+    words: Vec<(&'a str, &'a str)>,
+    workspace: &'a Path,
+}
+
+impl Directive<'_> {
+    fn file(&self, name: &str) -> Result<ResultFile, EmbedError> {
+        let found = self.words.iter().find(|(key, _)| *key == name);
+        let Some((_, path)) = found else {
+            return Err(EmbedError::Directive {
+                line: self.line,
+                detail: format!("the block names no {name}=FILE"),
+            });
+        };
+        Ok(ResultFile::read(&self.workspace.join(path))?)
+    }
+
+    fn wanted(&self, title: &str) -> bool {
+        let mut only = self
+            .words
+            .iter()
+            .filter(|(key, _)| *key == "only")
+            .peekable();
+        only.peek().is_none() || only.any(|(_, word)| title.contains(&word.replace('_', " ")))
+    }
+}
+
+fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, EmbedError> {
+    let mut words = directive.split_whitespace();
+    let what = words.next().unwrap_or_default();
+    let words = words.filter_map(|w| w.split_once('=')).collect();
+    let directive = Directive {
+        line,
+        words,
+        workspace,
+    };
+    let (tables, context) = match what {
+        "compare" => {
+            let (bench, profile) = (directive.file("bench")?, directive.file("profile")?);
+            let comparison = compare::compare(&bench, &profile, compare::DEFAULT_YOUNG_SHARE)?;
+            (comparison.tables(), Vec::new())
+        }
+        "tables" => {
+            let file = directive.file("result")?;
+            (summary::tables(&file), summary::heading(&file.context))
+        }
+        other => {
+            let detail = format!("{other:?} is neither compare nor tables");
+            return Err(EmbedError::Directive { line, detail });
+        }
+    };
+    let mut out = String::from("```text\n");
+    for heading in &context {
+        out.push_str(heading);
+        out.push('\n');
+    }
+    for table in tables.iter().filter(|t| directive.wanted(t.title())) {
+        if !out.ends_with("```text\n") {
+            out.push('\n');
+        }
+        out.push_str(&table.render(Format::Text));
+    }
+    out.push_str("```\n");
+    Ok(out)
+}

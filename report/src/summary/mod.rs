@@ -1,0 +1,50 @@
+//! The tables of one result file.
+
+mod bench;
+mod profile;
+
+use crate::{
+    ResultFile,
+    schema::{Context, ResultKind},
+    table::Table,
+};
+
+/// All tables of a result file, in the order they are read best.
+pub fn tables(file: &ResultFile) -> Vec<Table> {
+    match file.context.kind {
+        ResultKind::Bench => bench::tables(file),
+        ResultKind::Profile => profile::tables(file),
+    }
+}
+
+/// What the tables of a file are about: host, program, command, one line each.
+pub fn heading(context: &Context) -> Vec<String> {
+    let revision = context
+        .tool
+        .git_revision
+        .value()
+        .map_or("unknown revision", String::as_str);
+    let mut lines = vec![
+        format!("host:    {}", context.host.label),
+        format!(
+            "program: rmapscope {} ({revision}), {}{}",
+            context.tool.version,
+            context.tool.rustc,
+            if context.tool.optimised {
+                ""
+            } else {
+                ", NOT OPTIMISED"
+            }
+        ),
+        format!("command: {}", context.command.join(" ")),
+        format!("time:    {}", context.created_utc),
+    ];
+    lines.extend(
+        context
+            .host
+            .unusual
+            .iter()
+            .map(|note| format!("note:    {note}")),
+    );
+    lines
+}

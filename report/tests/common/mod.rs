@@ -1,0 +1,81 @@
+//! Small result files for tests, written through the crate's own writer.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::path::{Path, PathBuf};
+
+use report::{
+    Observed, ResultFile, ResultWriter, host,
+    schema::{
+        BenchRecord, Cache, CallbackKind, CallbackRecord, CallerClass, ChainLen, Disturbance, Op,
+        Outcome, Params, Record, ResultKind, Samples, Summary,
+    },
+};
+
+/// Writes `records` to a file in `folder` and reads it back.
+pub(crate) fn file(folder: &Path, name: &str, kind: ResultKind, records: &[Record]) -> ResultFile {
+    ResultFile::read(&written(folder, name, kind, records)).unwrap()
+}
+
+/// Writes `records` to a file in `folder`.
+pub(crate) fn written(folder: &Path, name: &str, kind: ResultKind, records: &[Record]) -> PathBuf {
+    let path = folder.join(name);
+    let mut writer = ResultWriter::create(&path, host::context(kind)).unwrap();
+    for record in records {
+        writer.push(record).unwrap();
+    }
+    writer
+        .finish(Outcome::Complete, None, Disturbance::unwatched("a test"))
+        .unwrap()
+}
+
+/// A walk cell of one chain length.
+pub(crate) fn cell(scheme: &str, op: Op, len: u32, cache: Cache, rounds: &[f64]) -> Record {
+    Record::Bench(Box::new(BenchRecord {
+        workload: "walk".into(),
+        scheme: scheme.into(),
+        op,
+        metric: "ns_per_callback".into(),
+        params: Params {
+            chain_len: Some(len),
+            range_pages: Some(1),
+            level: Some(1),
+            young_share: Some(1.0),
+            cache: Some(cache),
+            ..Params::default()
+        },
+        rounds: rounds.to_vec(),
+        summary: Summary::of(rounds)
+            .map_or_else(|| Observed::missing("no rounds"), Observed::Value),
+        latency: None,
+        counters: Default::default(),
+        spoiled: None,
+    }))
+}
+
+/// Sampled callbacks of one chain length.
+pub(crate) fn callbacks(
+    kind: CallbackKind,
+    len: u32,
+    callbacks: u64,
+    walk: u64,
+    notifier: u64,
+) -> Record {
+    Record::Callbacks(Box::new(CallbackRecord {
+        run: 0,
+        vm: None,
+        kind,
+        caller: CallerClass::MemcgReclaim,
+        chain_len: ChainLen::Exact(len),
+        callbacks,
+        pages: callbacks,
+        young: Observed::missing("no fexit"),
+        samples: Observed::Value(Samples {
+            walk,
+            notifier,
+            own: 0,
+            period_ns: 250_000,
+        }),
+        latency: Observed::missing("no fexit"),
+        wait: Observed::missing("no fexit"),
+    }))
+}

@@ -1,0 +1,122 @@
+//! Synthetic beside real, on files small enough to work out by hand.
+
+mod common;
+
+use common::{callbacks, cell, file};
+use report::{
+    ResultFile,
+    compare::{CompareError, compare},
+    embed,
+    schema::{Cache, CallbackKind, Op, ResultKind},
+    table::Format,
+};
+
+fn sides(folder: &std::path::Path) -> (ResultFile, ResultFile) {
+    let bench = file(
+        folder,
+        "bench.jsonl",
+        ResultKind::Bench,
+        &[
+            cell("bitlock", Op::Age, 1, Cache::Hot, &[10.0; 6]),
+            cell("bitlock", Op::Age, 16, Cache::Hot, &[160.0; 6]),
+            cell("rcu", Op::Age, 1, Cache::Hot, &[5.0; 6]),
+            cell("bitlock", Op::TestAge, 1, Cache::Hot, &[3.0; 6]),
+        ],
+    );
+    let kind = CallbackKind::ClearFlushYoung;
+    let profile = file(
+        folder,
+        "profile.jsonl",
+        ResultKind::Profile,
+        &[
+            callbacks(kind, 1, 1_000_000, 400, 600),
+            callbacks(kind, 4, 1000, 10, 10),
+            callbacks(kind, 6, 1000, 30, 10),
+            callbacks(kind, 200, 1_000_000, 4000, 1000),
+        ],
+    );
+    (bench, profile)
+}
+
+#[test]
+fn each_cost_is_filed_under_its_chain_length_and_scheme() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, profile) = sides(folder.path());
+    let result = compare(&bench, &profile, 1.0).unwrap();
+    let rows: Vec<(String, &str)> = result
+        .rows
+        .iter()
+        .map(|r| (r.band.to_string(), r.scheme.as_str()))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ("1".to_owned(), "bitlock"),
+            ("1".to_owned(), "rcu"),
+            ("4-6 (5.00)".to_owned(), "bitlock")
+        ]
+    );
+    // 1000 samples of 250 µs over a million callbacks.
+    let total = result.rows[0].real.total.unwrap();
+    assert!((total.mean_ns - 250.0).abs() < 1e-9);
+    assert!((result.rows[0].real.walk.unwrap().mean_ns - 100.0).abs() < 1e-9);
+    let (ratio, (low, high)) = result.rows[0].ratio(Cache::Hot).unwrap();
+    assert!((ratio - 10.0).abs() < 1e-9 && low < 10.0 && high > 10.0);
+    // Chain length 5 lies on the line between 1 and 16; 200 is measured by no
+    // scheme and nothing is extrapolated.
+    let pooled = result.rows[2].hot.as_ref().unwrap();
+    assert!(pooled.interpolated && (pooled.ns - 50.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_missing_side_is_a_dash_and_never_a_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, profile) = sides(folder.path());
+    let result = compare(&bench, &profile, 1.0).unwrap();
+    let tables = result.tables();
+    assert_eq!(tables.len(), 1);
+    let first = &tables[0].rows()[0];
+    assert_eq!(first[3], "-", "no cold cell was measured: {first:?}");
+}
+
+#[test]
+fn sides_without_anything_in_common_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, profile) = sides(folder.path());
+    assert!(matches!(
+        compare(&profile, &bench, 1.0),
+        Err(CompareError::Kind { .. })
+    ));
+    assert!(matches!(
+        compare(&bench, &profile, 0.5),
+        Err(CompareError::NoOverlap { .. })
+    ));
+}
+
+#[test]
+fn blocks_are_rendered_anew_and_the_rest_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, profile) = sides(folder.path());
+    let text = "# Title\n\n<!-- rmapscope compare bench=bench.jsonl profile=profile.jsonl -->\nold 7 ns\n<!-- /rmapscope -->\nend\n";
+    let fresh = embed::refresh(text, folder.path()).unwrap();
+    let table = compare(&bench, &profile, 1.0).unwrap().tables()[0].render(Format::Text);
+    assert!(fresh.contains(&table) && !fresh.contains("old 7 ns"));
+    assert!(fresh.starts_with("# Title\n") && fresh.ends_with("<!-- /rmapscope -->\nend\n"));
+    assert_eq!(embed::refresh(&fresh, folder.path()).unwrap(), fresh);
+    assert!(!embed::written_by_hand(&fresh).contains("bitlock"));
+    assert!(embed::refresh("<!-- rmapscope compare bench=x -->\n", folder.path()).is_err());
+    assert!(embed::refresh("<!-- rmapscope nonsense -->\n", folder.path()).is_err());
+}
+
+#[test]
+fn a_profile_has_tables_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, profile) = sides(folder.path());
+    let tables = report::summary::tables(&profile);
+    let text: String = tables.iter().map(|t| t.render(Format::Text)).collect();
+    assert!(
+        text.contains("clear_flush_young") && text.contains("memcg_reclaim"),
+        "{text}"
+    );
+    assert!(text.contains("4-6 (5.00)"), "{text}");
+}

@@ -1,0 +1,136 @@
+//! Result files: whole, damaged, foreign, hostile.
+
+mod common;
+
+use std::{fs, path::Path};
+
+use report::{
+    ReadError, ResultFile, ResultWriter, WriteError, host,
+    schema::{Cache, CallbackKind, Disturbance, Op, Outcome, ResultKind},
+};
+
+fn sample(folder: &Path) -> String {
+    let records = [
+        common::cell("bitlock", Op::Age, 1, Cache::Hot, &[6.0; 6]),
+        common::callbacks(CallbackKind::ClearYoung, 1, 1000, 3, 4),
+    ];
+    fs::read_to_string(common::written(
+        folder,
+        "sample.jsonl",
+        ResultKind::Bench,
+        &records,
+    ))
+    .unwrap()
+}
+
+fn read(text: &str) -> Result<ResultFile, ReadError> {
+    ResultFile::read_from(text.as_bytes(), Path::new("r.jsonl"))
+}
+
+#[test]
+fn a_file_comes_back_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = read(&sample(folder.path())).unwrap();
+    assert_eq!(file.records.len(), 2);
+    assert!(file.is_complete());
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    for cut in 0..text.len() {
+        let error = read(&text[..cut]).expect_err("a cut file was read");
+        assert!(
+            matches!(
+                error,
+                ReadError::Truncated { .. } | ReadError::NotAResult { .. }
+            ),
+            "cut at {cut}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_removed_line_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let without: Vec<&str> = text
+        .lines()
+        .enumerate()
+        .filter(|(i, _)| *i != 1)
+        .map(|(_, l)| l)
+        .collect();
+    let error = read(&(without.join("\n") + "\n")).unwrap_err();
+    assert!(
+        error.to_string().contains("counts 4 records, there are 3"),
+        "{error}"
+    );
+}
+
+#[test]
+fn foreign_files_are_named_as_such() {
+    for text in [
+        "",
+        "hello\n",
+        "{\"a\":1}\n",
+        "[]\n",
+        "{\"record\":\"end\"}\n",
+        "\u{0}\n",
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(
+            matches!(error, ReadError::NotAResult { .. }),
+            "{text:?}: {error}"
+        );
+    }
+    let bytes: &[u8] = &[0xff, 0xfe, b'\n'];
+    let error = ResultFile::read_from(bytes, Path::new("r")).unwrap_err();
+    assert!(matches!(error, ReadError::NotAResult { .. }));
+}
+
+#[test]
+fn another_major_version_is_refused_and_another_minor_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let error = read(&text.replacen("\"major\":1", "\"major\":2", 1)).unwrap_err();
+    assert!(error.to_string().contains("schema version 2"), "{error}");
+    assert!(read(&text.replacen("\"minor\":0", "\"minor\":7", 1)).is_ok());
+}
+
+#[test]
+fn a_damaged_line_is_named_with_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let error = read(&text.replacen("\"callbacks\":1000", "\"callbacks\":-1", 1)).unwrap_err();
+    assert!(error.to_string().starts_with("r.jsonl:3:"), "{error}");
+    let error = read(&text.replacen("\"walk\":3", "\"walk\":NaN", 1)).unwrap_err();
+    assert!(error.to_string().starts_with("r.jsonl:3:"), "{error}");
+}
+
+#[test]
+fn results_are_never_overwritten_and_nothing_is_left_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/b.jsonl");
+    let writer = ResultWriter::create(&path, host::context(ResultKind::Bench)).unwrap();
+    drop(writer);
+    assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 0);
+
+    let racing = ResultWriter::create(&path, host::context(ResultKind::Bench)).unwrap();
+    fs::write(&path, "mine").unwrap();
+    let ended = racing.finish(Outcome::Complete, None, Disturbance::unwatched("a test"));
+    assert!(matches!(ended, Err(WriteError::Exists(_))));
+    let begun = ResultWriter::create(&path, host::context(ResultKind::Bench));
+    assert!(matches!(begun, Err(WriteError::Exists(_))));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let path = folder.path().join("file/r.jsonl");
+    let error = ResultWriter::create(&path, host::context(ResultKind::Bench)).unwrap_err();
+    assert!(error.to_string().contains("--output"), "{error}");
+}
