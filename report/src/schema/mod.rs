@@ -53,3 +53,23 @@ pub enum Record {
     /// The last line.
     End(End),
 }
+
+impl Record {
+    /// Files the record under another run; records that belong to none stay as
+    /// they are.
+    pub fn set_run(&mut self, number: u32) {
+        let run = match self {
+            Self::Run(r) => &mut r.run,
+            Self::Mechanism(r) => &mut r.run,
+            Self::Vm(r) => &mut r.run,
+            Self::Callbacks(r) => &mut r.run,
+            Self::Census(r) => &mut r.run,
+            Self::Loss(r) => &mut r.run,
+            Self::Overhead(r) => &mut r.run,
+            Self::Event(r) => &mut r.run,
+            Self::Stack(r) => &mut r.run,
+            Self::Context(_) | Self::Bench(_) | Self::End(_) => return,
+        };
+        *run = number;
+    }
+}
