@@ -115,7 +115,7 @@ fn a_profile_has_tables_of_its_own() {
     let tables = report::summary::tables(&profile);
     let text: String = tables.iter().map(|t| t.render(Format::Text)).collect();
     assert!(
-        text.contains("clear_flush_young") && text.contains("memcg_reclaim"),
+        text.contains("clear_flush_young") && text.contains("memcg"),
         "{text}"
     );
     assert!(text.contains("4-6 (5.00)"), "{text}");

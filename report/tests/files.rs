@@ -104,7 +104,7 @@ fn a_damaged_line_is_named_with_its_number() {
     let text = sample(folder.path());
     let error = read(&text.replacen("\"callbacks\":1000", "\"callbacks\":-1", 1)).unwrap_err();
     assert!(error.to_string().starts_with("r.jsonl:3:"), "{error}");
-    let error = read(&text.replacen("\"walk\":3", "\"walk\":NaN", 1)).unwrap_err();
+    let error = read(&text.replacen("\"rmap\":3", "\"rmap\":NaN", 1)).unwrap_err();
     assert!(error.to_string().starts_with("r.jsonl:3:"), "{error}");
 }
 

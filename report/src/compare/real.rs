@@ -103,9 +103,9 @@ impl Sums {
         self.len_sum += u64::from(len) * record.callbacks;
         if let Observed::Value(samples) = &record.samples {
             let sums = self.sampled.get_or_insert_default();
-            sums.walk += samples.walk;
+            sums.walk += samples.walk();
             sums.notifier += samples.notifier;
-            sums.walk_ns += samples.walk as f64 * samples.period_ns as f64;
+            sums.walk_ns += samples.walk() as f64 * samples.period_ns as f64;
             sums.notifier_ns += samples.notifier as f64 * samples.period_ns as f64;
         }
         if let Observed::Value(latency) = &record.latency {
@@ -240,7 +240,9 @@ pub(super) fn rate_hz(profile: &ResultFile) -> Option<f64> {
 pub fn costs(profile: &ResultFile) -> Vec<(CallbackKind, Band, RealCost)> {
     let mut exact: BTreeMap<(CallbackKind, u32), Sums> = BTreeMap::new();
     for record in &profile.records {
+        // A synthetic callback is over one gfn.
         if let Record::Callbacks(record) = record
+            && !record.several_pages
             && let ChainLen::Exact(len) = record.chain_len
         {
             exact

@@ -38,37 +38,43 @@ impl std::fmt::Display for CallbackKind {
     }
 }
 
-/// Who asked for the pages to be aged.
+/// Who asked for the pages to be aged, from the kernel stack of the callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallerClass {
-    /// Reclaim by kswapd.
-    Kswapd,
-    /// Direct reclaim by an allocating task.
-    DirectReclaim,
     /// Reclaim of a memory cgroup.
-    MemcgReclaim,
-    /// MGLRU's aging walk and lookaround.
+    Memcg,
+    /// Background reclaim.
+    Kswapd,
+    /// Reclaim by a task that waits for memory.
+    Direct,
+    /// Reclaim entered some other way.
+    Reclaim,
+    /// MGLRU walking page tables to age a generation.
     Mglru,
+    /// MGLRU looking at the neighbours of a young page.
+    Lookaround,
     /// DAMON.
     Damon,
-    /// khugepaged, collapsing ranges to huge pages.
+    /// khugepaged, or a collapse asked for by madvise.
     Khugepaged,
     /// Idle page tracking.
     PageIdle,
     /// None of these.
     Other,
-    /// No stack could be taken.
+    /// The kernel stack could not be read.
     Unknown,
 }
 
 impl std::fmt::Display for CallerClass {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Memcg => "memcg",
             Self::Kswapd => "kswapd",
-            Self::DirectReclaim => "direct_reclaim",
-            Self::MemcgReclaim => "memcg_reclaim",
+            Self::Direct => "direct",
+            Self::Reclaim => "reclaim",
             Self::Mglru => "mglru",
+            Self::Lookaround => "lookaround",
             Self::Damon => "damon",
             Self::Khugepaged => "khugepaged",
             Self::PageIdle => "page_idle",
@@ -86,12 +92,19 @@ pub enum ChainLen {
     Exact(u32),
     /// This many or more: the overflow cell.
     AtLeast(u32),
-    /// The range lies in no memslot with an rmap that is known.
-    NoSlot,
-    /// The head or descriptor could not be read.
+    /// The memslots changed since they were last read; the lookup was not
+    /// trusted.
+    Stale,
+    /// The head or its descriptor could not be read, or made no sense.
     Unreadable,
-    /// Chain lengths were not looked up.
-    NotAsked,
+    /// The VM has no rmap here: all of it is in the TDP MMU.
+    NoRmap,
+    /// The address is in no memslot of a recorded VM.
+    Outside,
+    /// The address lies in memslots of several VMs.
+    Ambiguous,
+    /// The callback reached no memslot.
+    NotWalked,
 }
 
 /// The test guest a recording was made of.
@@ -203,14 +216,29 @@ pub struct VmRecord {
 /// Timer samples that fell into callbacks, by the part of the callback.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Samples {
-    /// In KVM's gfn aging functions and what they call: the rmap (or TDP) walk.
-    pub walk: u64,
+    /// In the rmap walk.
+    pub rmap: u64,
+    /// In `kvm_age_gfn` or `kvm_test_age_gfn`, outside the rmap walk.
+    pub age_gfn: u64,
     /// In the rest of the callback: notifier list, SRCU, memslot lookup, locks.
     pub notifier: u64,
     /// In rmapscope's own probe; subtracted, not part of the cost.
     pub own: u64,
     /// CPU time one sample stands for, nanoseconds.
     pub period_ns: u64,
+}
+
+impl Samples {
+    /// Samples in KVM's gfn aging functions and what they call: the part of a
+    /// callback that a lock scheme changes.
+    pub const fn walk(&self) -> u64 {
+        self.rmap + self.age_gfn
+    }
+
+    /// Samples in the callback, the probe left out.
+    pub const fn total(&self) -> u64 {
+        self.walk() + self.notifier
+    }
 }
 
 /// Aging callbacks of one kind, caller class and chain length.
@@ -225,12 +253,17 @@ pub struct CallbackRecord {
     pub kind: CallbackKind,
     /// Who called.
     pub caller: CallerClass,
-    /// Chain length seen at the callback, of the range's first gfn.
+    /// Chain length seen when the callback began: of the range's first gfn
+    /// where sampled, summed over the range where each callback is measured.
     pub chain_len: ChainLen,
+    /// Whether the ranges are longer than one page.
+    pub several_pages: bool,
     /// Callbacks.
     pub callbacks: u64,
     /// Pages of all ranges together.
     pub pages: u64,
+    /// Heads whose LOCKED bit was set when the callback began.
+    pub locked: Observed<u64>,
     /// Callbacks that reported young.
     pub young: Observed<u64>,
     /// Timer samples in these callbacks.

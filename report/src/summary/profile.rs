@@ -53,7 +53,7 @@ impl CallerSums {
             *self.young.get_or_insert(0) += young;
         }
         if let Observed::Value(samples) = &record.samples {
-            let n = samples.walk + samples.notifier;
+            let n = samples.total();
             self.sampled = true;
             self.samples += n;
             self.sample_ns += n as f64 * samples.period_ns as f64;
@@ -170,7 +170,7 @@ fn by_chain_length(file: &ResultFile) -> Table {
     }
     table.note(
         "± half of the 95 % interval. A range of lengths pools those too rare for a row of their \
-         own; its mean is in brackets. A callback over several pages is filed under its first gfn.",
+         own; its mean is in brackets. Callbacks over several pages are left out.",
     );
     table
 }

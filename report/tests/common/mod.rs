@@ -64,10 +64,12 @@ pub(crate) fn callbacks(
         run: 0,
         vm: None,
         kind,
-        caller: CallerClass::MemcgReclaim,
+        caller: CallerClass::Memcg,
         chain_len: ChainLen::Exact(len),
+        several_pages: false,
         callbacks,
         pages: callbacks,
+        locked: Observed::Value(0),
         young: Observed::missing("no fexit"),
         samples: Observed::Value(Samples {
             walk,
