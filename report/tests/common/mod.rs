@@ -72,7 +72,8 @@ pub(crate) fn callbacks(
         locked: Observed::Value(0),
         young: Observed::missing("no fexit"),
         samples: Observed::Value(Samples {
-            walk,
+            rmap: walk,
+            age_gfn: 0,
             notifier,
             own: 0,
             period_ns: 250_000,
