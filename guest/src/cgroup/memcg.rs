@@ -1,0 +1,267 @@
+//! A memory cgroup of this process's own, for as long as its guest lives.
+//!
+//! Invariant: while a [`Memcg`] exists this process is in it; dropping it moves the process back
+//! and removes the directory. Whoever holds one drops the guest's memory first, so that nothing
+//! stays charged.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::CgroupError;
+use super::detect::{CgroupVersion, MemoryHierarchy, subtree_control};
+use crate::error::PathError;
+use crate::naming;
+
+/// A process can be in one memory cgroup only.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Removal is refused while the kernel still counts a process in; tries and time between them.
+const REMOVAL_TRIES: u32 = 200;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
+
+/// This process's own memory cgroup.
+#[derive(Debug)]
+pub struct Memcg {
+    hierarchy: MemoryHierarchy,
+    // Fields drop in this order: out of the cgroup, the cgroup, the delegation, the claim.
+    _membership: Membership,
+    directory: Directory,
+    _delegation: Option<Delegation>,
+    _claim: Claim,
+}
+
+impl Memcg {
+    /// Makes a memory cgroup and moves this process into it, after sweeping up what killed guests
+    /// left beside it.
+    ///
+    /// # Errors
+    /// If the host has no memory controller, refuses it to us, or if this process already has one.
+    pub fn join() -> Result<Self, CgroupError> {
+        let claim = Claim::take()?;
+        let hierarchy = MemoryHierarchy::detect()?;
+        let mut last = None;
+        for parent in hierarchy.parents() {
+            match Self::join_below(&parent, &hierarchy) {
+                Ok((directory, membership, delegation)) => {
+                    return Ok(Self {
+                        hierarchy,
+                        _membership: membership,
+                        directory,
+                        _delegation: delegation,
+                        _claim: claim,
+                    });
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or(CgroupError::NoController))
+    }
+
+    fn join_below(
+        parent: &Path,
+        hierarchy: &MemoryHierarchy,
+    ) -> Result<(Directory, Membership, Option<Delegation>), CgroupError> {
+        sweep(parent);
+        let delegation = if hierarchy.needs_delegation(parent) {
+            Some(Delegation::take(parent)?)
+        } else {
+            None
+        };
+        let path = parent.join(naming::own());
+        let refused = |source| CgroupError::Refused {
+            path: path.clone(),
+            source,
+        };
+        let directory = Directory::create(path.clone()).map_err(refused)?;
+        let membership = Membership::take(&path, hierarchy).map_err(refused)?;
+        Ok((directory, membership, delegation))
+    }
+
+    /// v1 or v2.
+    #[must_use]
+    pub fn version(&self) -> CgroupVersion {
+        self.hierarchy.version
+    }
+
+    /// The cgroup's directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.directory.0
+    }
+
+    /// Opens the cgroup's reclaim file, to ask for `bytes` at a time (v1 always asks for all).
+    pub(crate) fn reclaimer(&self, bytes: u64) -> Result<Reclaimer, PathError> {
+        let (name, request) = match self.version() {
+            CgroupVersion::V1 => ("memory.force_empty", "0".to_owned()),
+            CgroupVersion::V2 => ("memory.reclaim", bytes.to_string()),
+        };
+        let path = self.path().join(name);
+        match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => Ok(Reclaimer {
+                file,
+                path,
+                request,
+            }),
+            Err(source) => Err(PathError::new("open", path, source)),
+        }
+    }
+}
+
+/// An open reclaim file.
+#[derive(Debug)]
+pub(crate) struct Reclaimer {
+    file: File,
+    path: PathBuf,
+    request: String,
+}
+
+impl Reclaimer {
+    /// Reclaims once, in the calling thread. Less than asked for is no error: the guest brings
+    /// its pages back while they are taken.
+    pub(crate) fn reclaim(&mut self) -> Result<(), PathError> {
+        match self.file.write_all(self.request.as_bytes()) {
+            Ok(()) => Ok(()),
+            Err(error) if is_partial(&error) => Ok(()),
+            Err(source) => Err(PathError::new("write", &self.path, source)),
+        }
+    }
+}
+
+fn is_partial(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EINTR | libc::EBUSY)
+    )
+}
+
+/// The process-wide right to be in a guest's cgroup.
+#[derive(Debug)]
+struct Claim;
+
+impl Claim {
+    fn take() -> Result<Self, CgroupError> {
+        if TAKEN.swap(true, Ordering::AcqRel) {
+            return Err(CgroupError::Taken);
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        TAKEN.store(false, Ordering::Release);
+    }
+}
+
+/// The memory controller handed to a cgroup's children, taken back on drop.
+#[derive(Debug)]
+struct Delegation(PathBuf);
+
+impl Delegation {
+    fn take(parent: &Path) -> Result<Self, CgroupError> {
+        let path = subtree_control(parent);
+        fs::write(&path, "+memory").map_err(|_| CgroupError::NotDelegated {
+            path: parent.to_owned(),
+        })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Delegation {
+    fn drop(&mut self) {
+        // Refused when somebody below uses it by now, and then it has to stay.
+        let _ = fs::write(&self.0, "-memory");
+    }
+}
+
+/// A cgroup directory that is removed on drop.
+#[derive(Debug)]
+struct Directory(PathBuf);
+
+impl Directory {
+    fn create(path: PathBuf) -> io::Result<Self> {
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        for _ in 0..REMOVAL_TRIES {
+            match fs::remove_dir(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    thread::sleep(REMOVAL_PAUSE);
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// This process's presence in the cgroup; goes back on drop.
+#[derive(Debug)]
+struct Membership {
+    /// Where this process came from, and the root for when that is gone.
+    homes: [PathBuf; 2],
+}
+
+impl Membership {
+    fn take(cgroup: &Path, hierarchy: &MemoryHierarchy) -> io::Result<Self> {
+        enter(cgroup)?;
+        Ok(Self {
+            homes: [hierarchy.own.clone(), hierarchy.mount.clone()],
+        })
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        // If both refuse, the next guest sweeps the directory up once this process is gone.
+        let _ = self.homes.iter().find(|home| enter(home).is_ok());
+    }
+}
+
+fn enter(cgroup: &Path) -> io::Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
+}
+
+/// Removes the empty cgroups of dead guests below `parent`.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(naming::is_leftover) {
+            // A cgroup with processes of another pid namespace refuses, as it should.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_leftovers_are_swept() {
+        let parent = tempfile::tempdir().expect("temporary directory");
+        let keep = [naming::own(), "rmapscope-guest-x".into(), "other".into()];
+        let dead = "rmapscope-guest-4294967295".to_owned();
+        for name in keep.iter().chain([&dead]) {
+            fs::create_dir(parent.path().join(name)).expect("directory");
+        }
+        sweep(parent.path());
+        assert!(!parent.path().join(dead).exists());
+        assert!(keep.iter().all(|name| parent.path().join(name).exists()));
+    }
+
+    #[test]
+    fn a_partial_reclaim_is_no_failure() {
+        assert!(is_partial(&io::Error::from_raw_os_error(libc::EAGAIN)));
+        assert!(!is_partial(&io::Error::from_raw_os_error(libc::EACCES)));
+    }
+}

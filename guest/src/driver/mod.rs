@@ -1,0 +1,153 @@
+//! What makes the kernel age the guest's memory, once or in a loop.
+//!
+//! One iteration is one call of [`Aging::age_once`], in the calling thread; a [`DriverLoop`] calls
+//! it from a thread of its own until it is stopped. Both share the driver through [`SharedDriver`].
+
+mod khugepaged;
+mod reclaim;
+mod settings;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+pub(crate) use khugepaged::Khugepaged;
+pub(crate) use reclaim::Reclaim;
+
+use crate::error::PathError;
+
+/// Why a driver cannot work here, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// There is no driver to put to work.
+    #[error("this guest has no driver: start it with the driver reclaim or khugepaged")]
+    NoDriver,
+    /// Anonymous memory cannot be reclaimed.
+    #[error(
+        "anonymous guest memory can only be reclaimed with swap, and this host has none: use a \
+         file backing, or add swap with swapon"
+    )]
+    NoSwap,
+    /// The kernel was built without transparent huge pages.
+    #[error("this kernel has no khugepaged: it was built without CONFIG_TRANSPARENT_HUGEPAGE")]
+    NoKhugepaged,
+    /// Transparent huge pages are switched off.
+    #[error(
+        "khugepaged is switched off: write madvise to \
+         /sys/kernel/mm/transparent_hugepage/enabled"
+    )]
+    HugePagesOff,
+    /// Another guest drives khugepaged.
+    #[error(
+        "another guest drives khugepaged (it holds {}): stop that guest first", lock.display()
+    )]
+    KhugepagedTaken {
+        /// The file that guest holds.
+        lock: std::path::PathBuf,
+    },
+    /// khugepaged did not get round.
+    #[error("khugepaged did not scan the guest's memory within {waited:?}")]
+    NoScan {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The guest's pages could not be kept from being collapsed.
+    #[error("could not hold pages of the guest's memory in a pipe: {0}")]
+    Hold(#[source] std::io::Error),
+    /// A file of sysfs, procfs or the cgroup could not be used.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The driver's thread could not be started or panicked.
+    #[error("the driver's thread failed: {0}")]
+    Thread(String),
+}
+
+/// One way of making the kernel age the guest's memory.
+pub(crate) trait Aging: Send {
+    /// Makes the kernel age the memory once; returns when it has.
+    fn age_once(&mut self) -> Result<(), DriverError>;
+}
+
+/// A driver that callers and a loop share, with a count of its iterations.
+#[derive(Clone)]
+pub(crate) struct SharedDriver {
+    aging: Arc<Mutex<Box<dyn Aging>>>,
+    iterations: Arc<AtomicU64>,
+}
+
+impl SharedDriver {
+    pub(crate) fn new(aging: Box<dyn Aging>) -> Self {
+        Self {
+            aging: Arc::new(Mutex::new(aging)),
+            iterations: Arc::default(),
+        }
+    }
+
+    pub(crate) fn iterations(&self) -> u64 {
+        self.iterations.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn age_once(&self) -> Result<(), DriverError> {
+        let mut aging = self.aging.lock().unwrap_or_else(PoisonError::into_inner);
+        aging.age_once()?;
+        self.iterations.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A thread that calls a driver again and again, with a pause after each iteration.
+pub(crate) struct DriverLoop {
+    // Dropping the sender ends the thread.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<Result<(), DriverError>>>,
+}
+
+impl DriverLoop {
+    pub(crate) fn start(driver: SharedDriver, pause: Duration) -> Result<Self, DriverError> {
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("guest-driver".into())
+            .spawn(move || {
+                loop {
+                    driver.age_once()?;
+                    if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                        return Ok(());
+                    }
+                }
+            })
+            .map_err(|error| DriverError::Thread(error.to_string()))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Whether the loop ended by itself, which it does on an error only.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Ends the loop after the iteration that runs.
+    pub(crate) fn stop(&mut self) -> Result<(), DriverError> {
+        self.stop = None;
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let panicked = |_| Err(DriverError::Thread("it panicked".into()));
+        thread.join().unwrap_or_else(panicked)
+    }
+}
+
+impl Drop for DriverLoop {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = self.stop();
+    }
+}
+
+/// Whether this kernel has khugepaged and it is switched on.
+pub(crate) fn check_khugepaged() -> Result<(), DriverError> {
+    khugepaged::check_enabled(std::path::Path::new(khugepaged::SYSFS))
+}

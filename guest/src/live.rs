@@ -1,0 +1,125 @@
+//! For tests against the live host: skip loudly what it cannot do, or insist that it can.
+//!
+//! A live test asks for what it needs and returns if it is not there:
+//!
+//! ```no_run
+//! # fn the_test() {
+//! let Some(()) = guest::live::require("the_test", guest::live::kvm()) else {
+//!     return;
+//! };
+//! # }
+//! ```
+//!
+//! Every skip is printed and, where `RMAPSCOPE_SKIP_LOG` names a file, appended to it. With
+//! `RMAPSCOPE_REQUIRE_LIVE=1` a skip is a failure.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::GuestError;
+use crate::backing::{self, BackingError};
+use crate::cgroup::{CgroupError, Memcg};
+use crate::driver::{self, DriverError};
+use crate::tracefs::{Tracefs, TracefsError};
+
+/// Environment variable with the file skips are appended to.
+pub const SKIP_LOG: &str = "RMAPSCOPE_SKIP_LOG";
+/// Environment variable that, set to 1, turns skips into failures.
+pub const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
+
+/// What `probe` found, or `None` after saying loudly that `test` is skipped and why.
+///
+/// # Panics
+/// If `probe` failed and live tests are required.
+pub fn require<T, E: Display>(test: &str, probe: Result<T, E>) -> Option<T> {
+    let reason = match probe {
+        Ok(found) => return Some(found),
+        Err(reason) => reason,
+    };
+    let line = format!("SKIPPED: {test}: {reason}\n");
+    // Straight to stderr: the test harness shows captured output of failed tests only.
+    let _ = io::stderr().lock().write_all(line.as_bytes());
+    if let Some(log) = env::var_os(SKIP_LOG) {
+        append(Path::new(&log), &line);
+    }
+    let required = env::var_os(REQUIRE_LIVE).is_some_and(|value| value == OsStr::new("1"));
+    assert!(!required, "live tests are required: {test}: {reason}");
+    None
+}
+
+fn append(log: &Path, line: &str) {
+    let written = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(log)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    if let Err(error) = written {
+        eprintln!("could not append to {SKIP_LOG} {}: {error}", log.display());
+    }
+}
+
+/// Lets one live test of this process run at a time: they share the process's cgroup, the
+/// host's settings and two CPUs.
+pub fn exclusive() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this process is root.
+///
+/// # Errors
+/// The reason it is needed.
+pub fn root() -> Result<(), &'static str> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err("needs root: run as root")
+}
+
+/// Whether KVM can be used.
+///
+/// # Errors
+/// As for a guest.
+pub fn kvm() -> Result<(), GuestError> {
+    crate::vm::probe()
+}
+
+/// Whether this process can have a memory cgroup of its own.
+///
+/// # Errors
+/// As for a guest with the driver reclaim.
+pub fn memcg() -> Result<(), CgroupError> {
+    match Memcg::join() {
+        Ok(_) | Err(CgroupError::Taken) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a temporary directory lies on a disk.
+///
+/// # Errors
+/// As for a guest with a file backing.
+pub fn disk() -> Result<(), BackingError> {
+    backing::probe(None)
+}
+
+/// Whether khugepaged runs here.
+///
+/// # Errors
+/// As for a guest with the driver khugepaged.
+pub fn khugepaged() -> Result<(), DriverError> {
+    driver::check_khugepaged()
+}
+
+/// Whether kernel events can be counted through tracefs.
+///
+/// # Errors
+/// Why not.
+pub fn tracefs() -> Result<Tracefs, TracefsError> {
+    Tracefs::open()
+}
