@@ -1,2 +1,79 @@
-//! xtask
-fn main() {}
+//! rmapscope's entry points. Each subcommand is a module with its `Options`
+//! and one `run`; xtask itself measures nothing, it builds and starts the
+//! programs that do.
+
+mod bench;
+mod build_ebpf;
+mod compare;
+mod process;
+mod profile;
+mod report;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// rmapscope: what aging costs in KVM's reverse map, synthetic beside real.
+///
+/// Start with `cargo xtask compare`: it measures every lock scheme on this
+/// host, profiles the kernel's own aging callbacks on a test guest, and prints
+/// one beside the other.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Measure the synthetic cost of aging under every lock scheme.
+    Bench(bench::Options),
+    /// Record the real aging callbacks of this host.
+    Profile(profile::Options),
+    /// Print synthetic costs beside real ones; with no arguments, measure both.
+    Compare(compare::Options),
+    /// Render tables from results, or check the committed ones.
+    Report(report::Options),
+    /// Run the tests.
+    Test(test::Options),
+    /// Rebuild the eBPF object from source, or check the committed one.
+    BuildEbpf(build_ebpf::Options),
+}
+
+/// What a subcommand that did its job, or did not, tells the shell.
+pub(crate) type Outcome = Result<ExitCode>;
+
+fn run(task: Task) -> Outcome {
+    process::catch_signals()?;
+    match task {
+        Task::Bench(options) => bench::run(&options),
+        Task::Profile(options) => profile::run(&options),
+        Task::Compare(options) => compare::run(&options),
+        Task::Report(options) => report::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::BuildEbpf(options) => build_ebpf::run(&options).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(_) if process::interrupted() => ExitCode::from(process::INTERRUPTED),
+        Ok(code) => code,
+        Err(_) if process::interrupted() => {
+            eprintln!("interrupted");
+            ExitCode::from(process::INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `cargo xtask compare`: the main job. Quick bench, profile of this host,
+//! one beside the other.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use ::report::{ResultFile, compare, host, schema::ResultKind, table::Format};
+use anyhow::{Result, bail};
+
+use crate::{Outcome, bench, process, profile};
+
+/// The profile that stands in where this host cannot be profiled.
+const REFERENCE_PROFILE: &str = "results/reference/profile.jsonl";
+
+/// Without files, measures both sides first (about four minutes).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// A bench result and a profile, in any order; with none, both are made
+    #[arg(num_args = 0..=2, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Share of SPTEs with the Accessed bit set on the synthetic side, 0 to 1
+    #[arg(long, default_value_t = compare::DEFAULT_YOUNG_SHARE, value_name = "SHARE")]
+    young: f64,
+    /// Print the comparison as JSON
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// How to print the tables
+    #[arg(long, value_enum, default_value_t = crate::report::Style::Text)]
+    format: crate::report::Style,
+}
+
+/// Measures what is missing and prints the comparison.
+pub(crate) fn run(options: &Options) -> Outcome {
+    if !(0.0..=1.0).contains(&options.young) {
+        bail!("--young {}: a share lies between 0 and 1", options.young);
+    }
+    let (bench, profile) = match options.files.as_slice() {
+        [] => measure()?,
+        [one] => bail!(
+            "{} alone cannot be compared: name a bench result and a profile, or nothing",
+            one.display()
+        ),
+        [a, b, ..] => sides(ResultFile::read(a)?, ResultFile::read(b)?),
+    };
+    let comparison = compare::compare(&bench, &profile, options.young)?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&comparison)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for table in comparison.tables() {
+        println!("{}", table.render(Format::from(options.format)));
+    }
+    eprintln!("bench:   {}", bench.path.display());
+    eprintln!("profile: {}", profile.path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sides(a: ResultFile, b: ResultFile) -> (ResultFile, ResultFile) {
+    if a.context.kind == ResultKind::Profile {
+        (b, a)
+    } else {
+        (a, b)
+    }
+}
+
+fn measure() -> Result<(ResultFile, ResultFile)> {
+    eprintln!("1/2 bench: the synthetic cost of every scheme on this host");
+    let bench = ResultFile::read(&bench::quick(&output(ResultKind::Bench))?)?;
+    eprintln!("2/2 profile: the real callbacks of this host's kernel");
+    let target = output(ResultKind::Profile);
+    let profile = match profile::record(&profile::Options::default(), &target) {
+        Ok(profile) => profile,
+        Err(error) if process::interrupted() => return Err(error),
+        Err(error) => stand_in(&error)?,
+    };
+    Ok((bench, profile))
+}
+
+fn output(kind: ResultKind) -> PathBuf {
+    process::workspace().join(host::default_output(kind))
+}
+
+/// The committed profile, with the reason why it is needed.
+fn stand_in(error: &anyhow::Error) -> Result<ResultFile> {
+    let path: &Path = &process::workspace().join(REFERENCE_PROFILE);
+    let reference = ResultFile::read(path)?;
+    eprintln!("This host was not profiled: {error:#}");
+    eprintln!(
+        "The real side below is the reference profile {REFERENCE_PROFILE}, of another host \
+         or time: {}. Compare ratios, not times.",
+        reference.context.host.label
+    );
+    Ok(reference)
+}

@@ -1,0 +1,124 @@
+//! The test guest as a child process that cannot outlive us: it ends when its
+//! standard input closes.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+    time::{Duration, Instant},
+};
+
+use ::report::{Observed, schema::GuestRun};
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use crate::process;
+
+/// How long the guest may take to end once its input is closed.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// The line a guest prints when it runs.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    pid: u32,
+    pages: u64,
+    aliases: u32,
+    backing: String,
+    driver: String,
+    sptes_4k: Option<u64>,
+}
+
+/// A running test guest.
+pub(super) struct TestGuest {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+    ready: Ready,
+}
+
+impl TestGuest {
+    /// Starts a guest and waits until it has touched all its pages.
+    ///
+    /// # Errors
+    /// If the guest cannot run here; its own words are on standard error.
+    pub(super) fn start(program: &Path, pages: u64, aliases: u32, driver: &str) -> Result<Self> {
+        let mut command = process::as_root(program)?;
+        command.args(["run", "--json", "--until-stdin-closes", "--driver", driver]);
+        command.args([
+            "--pages",
+            &pages.to_string(),
+            "--aliases",
+            &aliases.to_string(),
+        ]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let shown = process::shown(&command);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start: {shown}"))?;
+        let stdin = child.stdin.take();
+        let stdout = child
+            .stdout
+            .take()
+            .context("the guest has no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let Some(line) = lines.next().transpose()? else {
+            let status = process::wait(&mut child)?;
+            bail!("the test guest did not start ({status}): {shown}");
+        };
+        let ready = serde_json::from_str(&line)
+            .with_context(|| format!("the test guest said {line:?} instead of what it is"))?;
+        Ok(Self {
+            child,
+            stdin,
+            lines,
+            ready,
+        })
+    }
+
+    /// The process that owns the VM.
+    pub(super) fn pid(&self) -> u32 {
+        self.ready.pid
+    }
+
+    /// Ends the guest, waits until it has cleaned up, and says what it was.
+    pub(super) fn stop(mut self) -> Result<GuestRun> {
+        self.end()?;
+        let ready = &self.ready;
+        Ok(GuestRun {
+            pages: ready.pages,
+            aliases: ready.aliases,
+            backing: ready.backing.clone(),
+            driver: ready.driver.clone(),
+            sptes_4k: match ready.sptes_4k {
+                Some(sptes) => Observed::Value(sptes),
+                None => Observed::missing("KVM's statistics have no pages_4k"),
+            },
+        })
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.stdin.take().is_none() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + GRACE;
+        while self.lines.next().transpose()?.is_some() {}
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                if status.success() || process::interrupted() {
+                    return Ok(());
+                }
+                bail!("the test guest ended with {status}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("the test guest did not end within {} s", GRACE.as_secs())
+    }
+}
+
+impl Drop for TestGuest {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("warning: {error}");
+        }
+    }
+}
