@@ -2,6 +2,7 @@
 //! standard input closes.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Lines},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
@@ -25,7 +26,8 @@ struct Ready {
     aliases: u32,
     backing: String,
     driver: String,
-    sptes_4k: Option<u64>,
+    /// KVM's statistics by name.
+    stats: BTreeMap<String, Vec<u64>>,
 }
 
 /// A running test guest.
@@ -89,9 +91,9 @@ impl TestGuest {
             aliases: ready.aliases,
             backing: ready.backing.clone(),
             driver: ready.driver.clone(),
-            sptes_4k: match ready.sptes_4k {
-                Some(sptes) => Observed::Value(sptes),
-                None => Observed::missing("KVM's statistics have no pages_4k"),
+            sptes_4k: match ready.stats.get("pages_4k").map(Vec::as_slice) {
+                Some([sptes]) => Observed::Value(*sptes),
+                _ => Observed::missing("KVM's statistics have no pages_4k"),
             },
         })
     }
