@@ -1,0 +1,259 @@
+//! What is counted per aging callback, in both rungs of the ladder.
+//!
+//! A callback is filed under one [`CellKey`]: the VM it hit, its [`Kind`], the
+//! [`Caller`] that caused it, and the chain length seen when it began. The
+//! kernel side adds to the [`Cell`] of that key; user space sums the per-CPU
+//! copies. Every callback is in exactly one cell, or counted in
+//! [`Totals::cells_full`].
+
+/// Which MMU notifier was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// `clear_flush_young`: look at the Accessed bit, clear it, flush.
+    ClearFlushYoung = 0,
+    /// `clear_young`: look at the Accessed bit and clear it.
+    ClearYoung = 1,
+    /// `test_young`: look at the Accessed bit.
+    TestYoung = 2,
+    /// One of the two clearing kinds; the stack that would tell was not readable.
+    ClearUnknown = 3,
+}
+
+impl Kind {
+    /// Every kind, in the order of its number.
+    pub const ALL: [Self; 4] = [
+        Self::ClearFlushYoung,
+        Self::ClearYoung,
+        Self::TestYoung,
+        Self::ClearUnknown,
+    ];
+
+    /// The kind with this number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The name printed in tables and result files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClearFlushYoung => "clear_flush_young",
+            Self::ClearYoung => "clear_young",
+            Self::TestYoung => "test_young",
+            Self::ClearUnknown => "clear_unknown",
+        }
+    }
+}
+
+/// Who ages the page, from the kernel stack of the callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Caller {
+    /// The stack was readable and matches no class below.
+    Other = 0,
+    /// Reclaim on behalf of a memory cgroup.
+    Memcg = 1,
+    /// Background reclaim.
+    Kswapd = 2,
+    /// Reclaim by a task that waits for memory.
+    Direct = 3,
+    /// Reclaim entered some other way.
+    Reclaim = 4,
+    /// MGLRU walking page tables to age a generation.
+    MglruAging = 5,
+    /// MGLRU looking at the neighbours of a young page.
+    MglruLookaround = 6,
+    /// DAMON.
+    Damon = 7,
+    /// khugepaged, or a collapse asked for by madvise.
+    Khugepaged = 8,
+    /// Idle page tracking.
+    PageIdle = 9,
+    /// The kernel stack could not be read.
+    Unknown = 10,
+}
+
+impl Caller {
+    /// Every class, in the order of its number.
+    pub const ALL: [Self; 11] = [
+        Self::Other,
+        Self::Memcg,
+        Self::Kswapd,
+        Self::Direct,
+        Self::Reclaim,
+        Self::MglruAging,
+        Self::MglruLookaround,
+        Self::Damon,
+        Self::Khugepaged,
+        Self::PageIdle,
+        Self::Unknown,
+    ];
+
+    /// The class with this number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The name printed in tables and result files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::Memcg => "memcg",
+            Self::Kswapd => "kswapd",
+            Self::Direct => "direct",
+            Self::Reclaim => "reclaim",
+            Self::MglruAging => "mglru",
+            Self::MglruLookaround => "lookaround",
+            Self::Damon => "damon",
+            Self::Khugepaged => "khugepaged",
+            Self::PageIdle => "page_idle",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Chain lengths `0..=MAX_EXACT_LENGTH` have a cell each.
+pub const MAX_EXACT_LENGTH: u16 = 255;
+
+/// Length codes above [`MAX_EXACT_LENGTH`]: the callback has a cell, but not an
+/// exact chain length.
+pub mod length {
+    /// The chain is longer than [`super::MAX_EXACT_LENGTH`].
+    pub const LONGER: u16 = 256;
+    /// The memslots changed since they were last read; the lookup was not trusted.
+    pub const STALE: u16 = 257;
+    /// The head or its descriptor could not be read, or made no sense.
+    pub const UNREADABLE: u16 = 258;
+    /// The VM has no rmap here: all of it is in the TDP MMU.
+    pub const NO_RMAP: u16 = 259;
+    /// The address is in no memslot of a VM being profiled.
+    pub const OUTSIDE: u16 = 260;
+    /// The address lies in memslots of several VMs.
+    pub const AMBIGUOUS: u16 = 261;
+    /// Exact rung: the callback reached no memslot.
+    pub const NOT_WALKED: u16 = 262;
+}
+
+/// The VM number of callbacks that belong to no VM being profiled.
+pub const NO_VM: u16 = u16::MAX;
+
+/// What a callback is filed under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct CellKey {
+    /// Number of the VM in this recording, or [`NO_VM`].
+    pub vm: u16,
+    /// Chain length, or a code of [`length`].
+    pub length: u16,
+    /// A [`Kind`].
+    pub kind: u8,
+    /// A [`Caller`].
+    pub caller: u8,
+    /// 1 if the callback's range is longer than one page. Its `length` is that
+    /// of the first page (sampled rung) or the sum over the range (exact rung).
+    pub several_pages: u8,
+    /// Always 0.
+    pub zero: u8,
+}
+
+/// Where in a callback a sample fell.
+pub mod place {
+    /// In the notifier, outside all of the below: SRCU, memslot lookup, locks.
+    pub const NOTIFIER: usize = 0;
+    /// In `kvm_age_gfn` / `kvm_test_age_gfn`, outside the rmap walk.
+    pub const AGE_GFN: usize = 1;
+    /// In the rmap walk.
+    pub const RMAP: usize = 2;
+    /// In the tracepoint itself, that is, in the measurement.
+    pub const OWN: usize = 3;
+    /// How many places there are.
+    pub const COUNT: usize = 4;
+}
+
+/// What is summed per [`CellKey`] and CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cell {
+    /// Callbacks.
+    pub callbacks: u64,
+    /// Pages in their ranges.
+    pub pages: u64,
+    /// Heads seen with the LOCKED bit set.
+    pub locked: u64,
+    /// cpu-clock samples by [`place`] (sampled rung).
+    pub samples: [u64; place::COUNT],
+    /// Callbacks that said young (exact rung).
+    pub young: u64,
+    /// Time from entry to exit (exact rung).
+    pub total_ns: u64,
+    /// Time from entry to the first inner entry (exact rung).
+    pub wait_ns: u64,
+    /// Longest callback (exact rung).
+    pub max_ns: u64,
+    /// Callbacks with a `wait_ns` (exact rung).
+    pub waits: u64,
+}
+
+/// Counters of a whole recording, per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Totals {
+    /// Callbacks seen, whether on a profiled VM or not.
+    pub callbacks: u64,
+    /// Callbacks lost from the cells because the cell map was full.
+    pub cells_full: u64,
+    /// Kernel stacks taken to find kind and caller.
+    pub stacks: u64,
+    /// Such stacks that could not be read.
+    pub stacks_failed: u64,
+    /// Such stacks that found another kind or caller than the one remembered for the task.
+    pub stacks_changed: u64,
+    /// Raw events put into the ring buffer.
+    pub events: u64,
+    /// Raw events lost because the ring buffer was full.
+    pub events_lost: u64,
+    /// cpu-clock samples taken.
+    pub samples: u64,
+    /// Samples that hit user mode or a guest.
+    pub samples_user: u64,
+    /// Samples in kernel mode whose stack could not be read.
+    pub samples_failed: u64,
+    /// Samples inside a callback, filed under its cell.
+    pub samples_filed: u64,
+    /// Samples inside a callback that this CPU's current cell does not belong to.
+    pub samples_unfiled: u64,
+    /// Exact rung: entries that could not be remembered because the map was full.
+    pub starts_full: u64,
+    /// Exact rung: exits without a remembered entry.
+    pub exits_unmatched: u64,
+    /// Exact rung: latencies lost because the histogram map was full.
+    pub histograms_full: u64,
+    /// Exact rung: entries that found an unfinished one of the same task.
+    pub starts_replaced: u64,
+}
+
+impl Totals {
+    /// How many counters there are.
+    pub const WORDS: usize = size_of::<Self>() / size_of::<u64>();
+}
+
+const _: () = assert!(size_of::<CellKey>() == 8);
+const _: () = assert!(size_of::<Cell>() == 8 * (8 + place::COUNT));
+const _: () = assert!(size_of::<Totals>() == 8 * 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_positions_agree() {
+        for (position, kind) in Kind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, position);
+        }
+        for (position, caller) in Caller::ALL.iter().enumerate() {
+            assert_eq!(*caller as usize, position);
+        }
+        assert_eq!(Kind::from_u8(4), None);
+        assert_eq!(Caller::from_u8(11), None);
+    }
+}

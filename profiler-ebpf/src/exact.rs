@@ -1,0 +1,360 @@
+//! The exact rung: every callback timed from entry to exit.
+//!
+//! `__mmu_notifier_*` are probed at entry and exit; `kvm_age_gfn` and
+//! `kvm_test_age_gfn`, one call per memslot in the range, at entry. The state
+//! of a callback in flight is keyed by task, so that it survives preemption and
+//! migration. An exit without an entry, and an entry that found no room, are
+//! counted.
+//!
+//! Up to 6.14 the time to the first inner entry contains the wait for
+//! `mmu_lock`; from 6.15 on it is SRCU and the memslot lookup only.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::{fentry, fexit, kprobe, map},
+    maps::{Array, HashMap, PerCpuHashMap},
+    programs::{FEntryContext, FExitContext, ProbeContext},
+};
+use profiler_common::{
+    aging::{CellKey, Kind, NO_VM, Totals, length},
+    census::LEVELS,
+    event::Event,
+    exact::{HistogramKey, span},
+    histogram::{Histogram, bucket},
+};
+
+use crate::{
+    callback::{self, TOTALS},
+    caller,
+    chain::{self, Chain},
+    kernel::{
+        RANGE_END, RANGE_SLOT, RANGE_START, SLOT_BASE_GFN, SLOT_RMAP, offset, read, read_member,
+        repeat,
+    },
+};
+
+/// Bits of the notifiers' return value that are meaningful: from `bool` or `int` in BTF.
+#[unsafe(no_mangle)]
+static RETURN_MASK: Global<u64> = Global::new(0xffff_ffff);
+
+/// A callback in flight.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Start {
+    entered_ns: u64,
+    /// 0 until the first inner entry.
+    inner_ns: u64,
+    /// `struct kvm` of the first inner entry.
+    kvm: u64,
+    /// SPTEs of the heads about to be walked.
+    sptes: u64,
+    /// 1 if a head was locked.
+    locked: u64,
+    /// 1 if a head could be read, 2 if one could not.
+    heads: u64,
+}
+
+/// [`Start::heads`] bits.
+const HEADS_READ: u64 = 1;
+const HEADS_UNREADABLE: u64 = 2;
+/// Most heads per level that are read for one range: 2 MiB of 4K pages.
+const MAX_HEADS: u64 = 512;
+
+#[map]
+static STARTS: HashMap<u64, Start> = HashMap::with_max_entries(16_384, 0);
+/// Numbers of the profiled VMs by the addresses of their `struct kvm` and `mm_struct`.
+#[map]
+static VM_NUMBERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+#[map]
+static HISTOGRAMS: PerCpuHashMap<HistogramKey, Histogram> = PerCpuHashMap::with_max_entries(256, 0);
+/// Never written: the value of a new histogram.
+#[map]
+static ZERO_HISTOGRAM: Array<Histogram> = Array::with_max_entries(1, 0);
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: the helper takes no argument.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[inline(always)]
+fn enter() -> Option<()> {
+    // SAFETY: a live per-CPU map value.
+    let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
+    let task = bpf_get_current_pid_tgid();
+    if STARTS.get_ptr(task).is_some() {
+        totals.starts_replaced += 1;
+    }
+    let mut start = MaybeUninit::<Start>::uninit();
+    let fields = start.as_mut_ptr();
+    // Volatile: several zeroes in a row would become a loop over bytes.
+    // SAFETY: `fields` points to `start`, and every field is written before it is used.
+    unsafe {
+        (&raw mut (*fields).inner_ns).write_volatile(0);
+        (&raw mut (*fields).kvm).write_volatile(0);
+        (&raw mut (*fields).sptes).write_volatile(0);
+        (&raw mut (*fields).locked).write_volatile(0);
+        (&raw mut (*fields).heads).write_volatile(0);
+        (&raw mut (*fields).entered_ns).write_volatile(now_ns());
+        if STARTS
+            .insert(task, start.assume_init_ref(), u64::from(BPF_ANY))
+            .is_err()
+        {
+            totals.starts_full += 1;
+        }
+    }
+    Some(())
+}
+
+/// Adds the heads of one gfn range at one level.
+#[inline(always)]
+fn add_level(start: &mut Start, array: u64, base: u64, first: u64, end: u64, shift: u64) {
+    let from = (first >> shift) - (base >> shift);
+    let until = ((end - 1) >> shift) - (base >> shift);
+    let wanted = until - from + 1;
+    let heads = if wanted > MAX_HEADS {
+        MAX_HEADS
+    } else {
+        wanted
+    };
+    repeat(heads as u32, |index| {
+        let Some(head) = read::<u64>(array + (from + index) * 8) else {
+            start.heads |= HEADS_UNREADABLE;
+            return true;
+        };
+        start.heads |= HEADS_READ;
+        start.locked |= u64::from(chain::is_locked(head));
+        match chain::decode(head) {
+            Chain::Empty => {}
+            Chain::One(_) => start.sptes += 1,
+            Chain::Many { length, .. } => start.sptes += u64::from(length),
+            Chain::Fault | Chain::Torn => start.heads |= HEADS_UNREADABLE,
+        }
+        false
+    });
+}
+
+/// `kvm_age_gfn(kvm, range)` or `kvm_test_age_gfn(kvm, range)` begins.
+#[inline(always)]
+fn inner(kvm: u64, range: u64) -> Option<()> {
+    let now = now_ns();
+    let start = STARTS.get_ptr_mut(bpf_get_current_pid_tgid())?;
+    // SAFETY: a live map value that only this task uses.
+    let start = unsafe { &mut *start };
+    if start.inner_ns == 0 {
+        start.inner_ns = now;
+        start.kvm = kvm;
+    }
+    let slot = read_member::<u64>(range, &RANGE_SLOT)?;
+    let first = read_member::<u64>(range, &RANGE_START)?;
+    let end = read_member::<u64>(range, &RANGE_END)?;
+    let base = read_member::<u64>(slot, &SLOT_BASE_GFN)?;
+    if end <= first || first < base {
+        return None;
+    }
+    let arrays = slot + offset(&SLOT_RMAP);
+    let mut level = 0;
+    while level < LEVELS as u64 {
+        let array = read::<u64>(arrays + level * 8).unwrap_or(0);
+        if array != 0 {
+            add_level(start, array, base, first, end, 9 * level);
+        }
+        level += 1;
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn vm_number(kvm: u64, mm: u64) -> u16 {
+    let known = if kvm == 0 { mm } else { kvm };
+    match VM_NUMBERS.get_ptr(known) {
+        // SAFETY: a live map value.
+        Some(number) => unsafe { *number as u16 },
+        None => NO_VM,
+    }
+}
+
+#[inline(always)]
+fn length_of(start: &Start, vm: u16) -> u16 {
+    if vm == NO_VM {
+        length::OUTSIDE
+    } else if start.inner_ns == 0 {
+        length::NOT_WALKED
+    } else if start.heads & HEADS_UNREADABLE != 0 {
+        length::UNREADABLE
+    } else if start.heads == 0 {
+        length::NO_RMAP
+    } else if start.sptes > u64::from(u32::MAX) {
+        length::LONGER
+    } else {
+        callback::length_code(start.sptes as u32)
+    }
+}
+
+#[inline(always)]
+fn add_latency(totals: &mut Totals, key: CellKey, of: u8, ns: u64) {
+    let key = HistogramKey {
+        vm: key.vm,
+        kind: key.kind,
+        caller: key.caller,
+        span: of,
+        zero: [0; 3],
+    };
+    let histogram = match HISTOGRAMS.get_ptr_mut(key) {
+        Some(histogram) => histogram,
+        None => {
+            let Some(zero) = ZERO_HISTOGRAM.get(0) else {
+                return;
+            };
+            let _ = HISTOGRAMS.insert(key, zero, u64::from(BPF_NOEXIST));
+            match HISTOGRAMS.get_ptr_mut(key) {
+                Some(histogram) => histogram,
+                None => {
+                    totals.histograms_full += 1;
+                    return;
+                }
+            }
+        }
+    };
+    // SAFETY: `bucket` is below BUCKETS for every value.
+    unsafe {
+        *(&raw mut (*histogram).buckets)
+            .cast::<u64>()
+            .add(bucket(ns)) += 1
+    }
+}
+
+#[inline(always)]
+fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()> {
+    let now = now_ns();
+    // SAFETY: a live per-CPU map value.
+    let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
+    totals.callbacks += 1;
+    let task = bpf_get_current_pid_tgid();
+    let Some(start) = STARTS.get_ptr(task) else {
+        totals.exits_unmatched += 1;
+        return None;
+    };
+    // SAFETY: a live map value, copied before it is removed.
+    let start = unsafe { *start };
+    let _ = STARTS.remove(task);
+
+    let returned = context.ret::<u64>().unwrap_or(0);
+    let young = returned & RETURN_MASK.load() != 0;
+    let meaning = caller::meaning(context, totals, kind as u32, task);
+    let vm = vm_number(start.kvm, context.arg(0));
+    let key = CellKey {
+        vm,
+        length: length_of(&start, vm),
+        kind: kind as u8,
+        caller: caller::caller(meaning) as u8,
+        several_pages: u8::from(end - first > 4096),
+        zero: 0,
+    };
+    let total_ns = now - start.entered_ns;
+    if let Some(cell) = callback::cell(totals, key) {
+        cell.callbacks += 1;
+        cell.pages += (end - first) >> 12;
+        cell.locked += start.locked;
+        cell.young += u64::from(young);
+        cell.total_ns += total_ns;
+        if total_ns > cell.max_ns {
+            cell.max_ns = total_ns;
+        }
+        if start.inner_ns != 0 {
+            cell.waits += 1;
+            cell.wait_ns += start.inner_ns - start.entered_ns;
+        }
+    }
+    add_latency(totals, key, span::TOTAL, total_ns);
+    if start.inner_ns != 0 {
+        add_latency(totals, key, span::WAIT, start.inner_ns - start.entered_ns);
+        add_latency(totals, key, span::WALK, now - start.inner_ns);
+    }
+    if callback::is_event_due(totals) {
+        let event = Event {
+            time_ns: start.entered_ns,
+            start: first,
+            end,
+            total_ns,
+            pid: task as u32,
+            // SAFETY: the helper takes no argument.
+            cpu: unsafe { bpf_get_smp_processor_id() },
+            vm: key.vm,
+            length: key.length,
+            kind: key.kind,
+            caller: key.caller,
+            young: u8::from(young),
+            locked: start.locked as u8,
+        };
+        callback::send(totals, event);
+    }
+    Some(())
+}
+
+#[fentry(function = "__mmu_notifier_clear_flush_young")]
+fn rs_cfy_enter(_context: FEntryContext) -> i32 {
+    enter();
+    0
+}
+
+#[fentry(function = "__mmu_notifier_clear_young")]
+fn rs_cy_enter(_context: FEntryContext) -> i32 {
+    enter();
+    0
+}
+
+#[fentry(function = "__mmu_notifier_test_young")]
+fn rs_ty_enter(_context: FEntryContext) -> i32 {
+    enter();
+    0
+}
+
+#[fexit(function = "__mmu_notifier_clear_flush_young")]
+fn rs_cfy_exit(context: FExitContext) -> i32 {
+    leave(
+        &context,
+        Kind::ClearFlushYoung,
+        context.arg(1),
+        context.arg(2),
+    );
+    0
+}
+
+#[fexit(function = "__mmu_notifier_clear_young")]
+fn rs_cy_exit(context: FExitContext) -> i32 {
+    leave(&context, Kind::ClearYoung, context.arg(1), context.arg(2));
+    0
+}
+
+#[fexit(function = "__mmu_notifier_test_young")]
+fn rs_ty_exit(context: FExitContext) -> i32 {
+    let hva: u64 = context.arg(1);
+    leave(&context, Kind::TestYoung, hva, hva + 4096);
+    0
+}
+
+#[fentry(function = "kvm_age_gfn")]
+fn rs_inner_age(context: FEntryContext) -> i32 {
+    inner(context.arg(0), context.arg(1));
+    0
+}
+
+#[fentry(function = "kvm_test_age_gfn")]
+fn rs_inner_test(context: FEntryContext) -> i32 {
+    inner(context.arg(0), context.arg(1));
+    0
+}
+
+/// Both inner functions, where KVM is a module.
+#[kprobe]
+fn rs_inner_kprobe(context: ProbeContext) -> u32 {
+    if let (Some(kvm), Some(range)) = (context.arg(0), context.arg(1)) {
+        inner(kvm, range);
+    }
+    0
+}
