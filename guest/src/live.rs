@@ -1,9 +1,10 @@
 //! For tests against the live host: skip loudly what it cannot do, or insist that it can.
 //!
-//! A live test asks for what it needs and returns if it is not there:
+//! A live test waits for its turn, asks for what it needs and returns if it is not there:
 //!
 //! ```no_run
 //! # fn the_test() {
+//! let _alone = guest::live::exclusive();
 //! let Some(()) = guest::live::require("the_test", guest::live::kvm()) else {
 //!     return;
 //! };
@@ -63,8 +64,8 @@ fn append(log: &Path, line: &str) {
     }
 }
 
-/// Lets one live test of this process run at a time: they share the process's cgroup, the
-/// host's settings and two CPUs.
+/// Lets one live test of this process run at a time, its probes included: they share the
+/// process's cgroup, the host's settings and two CPUs.
 pub fn exclusive() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,10 +95,7 @@ pub fn kvm() -> Result<(), GuestError> {
 /// # Errors
 /// As for a guest with the driver reclaim.
 pub fn memcg() -> Result<(), CgroupError> {
-    match Memcg::join() {
-        Ok(_) | Err(CgroupError::Taken) => Ok(()),
-        Err(error) => Err(error),
-    }
+    Memcg::join().map(drop)
 }
 
 /// Whether a temporary directory lies on a disk.

@@ -60,9 +60,12 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// A shared mapping of `file`, without read-ahead: pages come one by one, as guests touch them.
+    /// A shared mapping of `file`.
+    ///
+    /// It must not be advised `MADV_RANDOM` or `MADV_SEQUENTIAL`: reclaim takes pages of such
+    /// mappings without asking whether they are young.
     pub(crate) fn shared_file(file: &File, len: u64) -> Result<Self, MemoryError> {
-        let mapping = Self::place(len, |address, len, protection, flags| {
+        Self::place(len, |address, len, protection, flags| {
             // SAFETY: MAP_FIXED replaces a part of a reservation that only we know.
             unsafe {
                 mmap(
@@ -74,9 +77,7 @@ impl Mapping {
                     0,
                 )
             }
-        })?;
-        mapping.advise(MmapAdvise::MADV_RANDOM, "switch read-ahead off for")?;
-        Ok(mapping)
+        })
     }
 
     /// Reserves an aligned range and lets `map` put the real mapping there.

@@ -26,6 +26,7 @@ fn start(config: GuestConfig) -> Guest {
 
 #[test]
 fn every_alias_of_every_page_has_an_spte() {
+    let _alone = live::exclusive();
     let name = "every_alias_of_every_page_has_an_spte";
     let host = live::kvm()
         .map_err(|error| error.to_string())
@@ -33,7 +34,6 @@ fn every_alias_of_every_page_has_an_spte() {
     let Some(()) = live::require(name, host) else {
         return;
     };
-    let _alone = live::exclusive();
     for aliases in [1, 4, 16, 64] {
         let guest = start(GuestConfig::new(512, aliases));
         let report = guest.stop().expect("stops");
@@ -45,6 +45,7 @@ fn every_alias_of_every_page_has_an_spte() {
 
 #[test]
 fn file_backed_pages_are_mapped_like_anonymous_ones() {
+    let _alone = live::exclusive();
     let name = "file_backed_pages_are_mapped_like_anonymous_ones";
     let host = live::kvm()
         .map_err(|error| error.to_string())
@@ -53,7 +54,6 @@ fn file_backed_pages_are_mapped_like_anonymous_ones() {
     let Some(()) = live::require(name, host) else {
         return;
     };
-    let _alone = live::exclusive();
     for write in [false, true] {
         let mut config = GuestConfig::new(700, 3);
         config.backing = Backing::File;
@@ -65,11 +65,11 @@ fn file_backed_pages_are_mapped_like_anonymous_ones() {
 
 #[test]
 fn a_paused_guest_does_nothing_and_a_resumed_one_goes_on() {
+    let _alone = live::exclusive();
     let name = "a_paused_guest_does_nothing_and_a_resumed_one_goes_on";
     let Some(()) = live::require(name, live::kvm()) else {
         return;
     };
-    let _alone = live::exclusive();
     for idle in [Duration::ZERO, Duration::from_millis(1)] {
         let mut config = GuestConfig::new(512, 2);
         config.idle = idle;
@@ -89,11 +89,11 @@ fn a_paused_guest_does_nothing_and_a_resumed_one_goes_on() {
 
 #[test]
 fn a_guest_can_be_stopped_while_paused_and_dropped_while_running() {
+    let _alone = live::exclusive();
     let name = "a_guest_can_be_stopped_while_paused_and_dropped_while_running";
     let Some(()) = live::require(name, live::kvm()) else {
         return;
     };
-    let _alone = live::exclusive();
     let guest = start(GuestConfig::new(8, 1));
     guest.pause().expect("pauses");
     guest.stop().expect("stops");
@@ -102,11 +102,11 @@ fn a_guest_can_be_stopped_while_paused_and_dropped_while_running() {
 
 #[test]
 fn a_start_can_be_cancelled_or_time_out() {
+    let _alone = live::exclusive();
     let name = "a_start_can_be_cancelled_or_time_out";
     let Some(()) = live::require(name, live::kvm()) else {
         return;
     };
-    let _alone = live::exclusive();
     let config = GuestConfig::new(1 << 16, 16);
     let cancelled = Guest::start_unless(config.clone(), &|| true);
     assert!(matches!(cancelled, Err(GuestError::Cancelled)));
@@ -122,10 +122,10 @@ fn a_start_can_be_cancelled_or_time_out() {
 
 #[test]
 fn a_guest_without_a_driver_says_so() {
+    let _alone = live::exclusive();
     let Some(()) = live::require("a_guest_without_a_driver_says_so", live::kvm()) else {
         return;
     };
-    let _alone = live::exclusive();
     let error = start(GuestConfig::new(8, 1))
         .drive_once()
         .expect_err("no driver");

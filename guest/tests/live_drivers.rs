@@ -1,0 +1,151 @@
+//! The drivers on the live host: the kernel really ages the guest's pages, and nothing stays.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use guest::tracefs::{AgingCounts, EventCounter, EventFilter};
+use guest::{Driver, Guest, GuestConfig, GuestError, live};
+
+fn reclaim_host() -> Result<(), String> {
+    live::root()?;
+    live::kvm().map_err(|error| error.to_string())?;
+    live::memcg().map_err(|error| error.to_string())?;
+    live::disk().map_err(|error| error.to_string())?;
+    live::tracefs().map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn khugepaged_host() -> Result<(), String> {
+    live::root()?;
+    live::kvm().map_err(|error| error.to_string())?;
+    live::khugepaged().map_err(|error| error.to_string())?;
+    live::tracefs().map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn start(config: GuestConfig) -> Guest {
+    Guest::start(config).expect("the guest starts")
+}
+
+/// Counts the events of `guest` that this thread causes: other agers of the host are not ours.
+fn counter(guest: &Guest, tid: Option<u32>) -> EventCounter {
+    let mut filter = EventFilter::in_range(guest.memory());
+    filter.tid = tid;
+    filter.not_comm = Some("kdamond*".into());
+    EventCounter::start(&filter).expect("events are counted")
+}
+
+fn this_thread() -> Option<u32> {
+    let link = fs::read_link("/proc/thread-self").ok()?;
+    link.file_name()?.to_str()?.parse().ok()
+}
+
+#[test]
+fn one_reclaim_of_a_paused_guest_ages_and_takes_every_page() {
+    let _alone = live::exclusive();
+    let name = "one_reclaim_of_a_paused_guest_ages_and_takes_every_page";
+    let Some(()) = live::require(name, reclaim_host()) else {
+        return;
+    };
+    let pages = 1024;
+    let guest = start(GuestConfig::new(pages, 4).with_driver(Driver::Reclaim));
+    guest.pause().expect("pauses");
+    let counter = counter(&guest, this_thread());
+    guest.drive_once().expect("reclaims");
+    let counts = counter.counts().expect("counts");
+    let report = guest.stop().expect("stops");
+    println!("{counts:?} {:?}", report.sptes_4k);
+    assert!(counts.age >= pages, "{counts:?}");
+    assert_eq!(counts.test_age, 0);
+    assert_eq!(report.sptes_4k, Some(2), "all data pages were taken");
+    assert_eq!(report.driver_iterations, 1);
+}
+
+#[test]
+fn a_paused_guest_that_is_not_driven_is_not_aged() {
+    let _alone = live::exclusive();
+    let name = "a_paused_guest_that_is_not_driven_is_not_aged";
+    let Some(()) = live::require(name, reclaim_host()) else {
+        return;
+    };
+    let guest = start(GuestConfig::new(512, 1).with_driver(Driver::Reclaim));
+    guest.pause().expect("pauses");
+    let counter = counter(&guest, None);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(counter.counts().expect("counts"), AgingCounts::default());
+}
+
+#[test]
+fn reclaim_in_a_loop_goes_on_while_the_guest_brings_its_pages_back() {
+    let _alone = live::exclusive();
+    let name = "reclaim_in_a_loop_goes_on_while_the_guest_brings_its_pages_back";
+    let Some(()) = live::require(name, reclaim_host()) else {
+        return;
+    };
+    let mut guest = start(GuestConfig::new(2048, 16).with_driver(Driver::Reclaim));
+    let counter = counter(&guest, None);
+    guest.start_driving().expect("drives");
+    thread::sleep(Duration::from_secs(2));
+    guest.check().expect("still running");
+    guest.stop_driving().expect("stops driving");
+    let counts = counter.counts().expect("counts");
+    let report = guest.stop().expect("stops");
+    println!("{counts:?} {} iterations", report.driver_iterations);
+    assert!(report.driver_iterations >= 3);
+    assert!(counts.age > 2048 * 3, "{counts:?}");
+}
+
+#[test]
+fn the_process_is_in_the_guests_cgroup_only_while_the_guest_lives() {
+    let _alone = live::exclusive();
+    let name = "the_process_is_in_the_guests_cgroup_only_while_the_guest_lives";
+    let Some(()) = live::require(name, reclaim_host()) else {
+        return;
+    };
+    let before = fs::read_to_string("/proc/self/cgroup").expect("membership");
+    let guest = start(GuestConfig::new(64, 1).with_driver(Driver::Reclaim));
+    let path: PathBuf = guest.cgroup().expect("cgroup").1.into();
+    let inside = fs::read_to_string("/proc/self/cgroup").expect("membership");
+    assert!(inside.contains(&format!("rmapscope-guest-{}", std::process::id())));
+    let second = Guest::start(GuestConfig::new(64, 1).with_driver(Driver::Reclaim));
+    assert!(matches!(second, Err(GuestError::Cgroup(_))));
+    guest.stop().expect("stops");
+    let after = fs::read_to_string("/proc/self/cgroup").expect("membership");
+    assert_eq!(before, after);
+    assert!(!path.exists(), "the cgroup is still there");
+}
+
+#[test]
+fn khugepaged_tests_pages_and_leaves_chains_and_settings_alone() {
+    let _alone = live::exclusive();
+    let name = "khugepaged_tests_pages_and_leaves_chains_and_settings_alone";
+    let Some(()) = live::require(name, khugepaged_host()) else {
+        return;
+    };
+    let before = khugepaged_settings();
+    let guest = start(GuestConfig::new(2048, 4).with_driver(Driver::Khugepaged));
+    assert_ne!(khugepaged_settings(), before);
+    let counter = counter(&guest, None);
+    for _ in 0..3 {
+        guest.drive_once().expect("scans");
+    }
+    let counts = counter.counts().expect("counts");
+    let report = guest.stop().expect("stops");
+    println!("{counts:?} {:?}", report.sptes_4k);
+    assert!(counts.test_age >= 3 * 4 * 500, "{counts:?}");
+    assert_eq!(
+        report.sptes_4k,
+        Some(2048 * 4 + 2),
+        "chains stay as they are"
+    );
+    assert_eq!(khugepaged_settings(), before);
+}
+
+fn khugepaged_settings() -> Vec<String> {
+    let directory = PathBuf::from("/sys/kernel/mm/transparent_hugepage/khugepaged");
+    let names = ["scan_sleep_millisecs", "pages_to_scan", "max_ptes_none"];
+    let read = |name| fs::read_to_string(directory.join(name)).expect("setting");
+    names.into_iter().map(read).collect()
+}
