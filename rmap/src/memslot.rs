@@ -1,0 +1,260 @@
+//! Memslots: the rmap heads of a run of guest memory, and its shadow pages.
+//!
+//! There is one head per level and page of that level, at index
+//! `(gfn >> 9·level) - (base_gfn >> 9·level)`, as in KVM. SPTEs sit in 4 KiB shadow
+//! pages of 512; every alias has its own column of them, and the entry for a gfn is
+//! number `gfn % 512` in each, which is where KVM puts it when a guest maps one gpa
+//! through distinct page-table pages. So walking a chain of K entries touches K
+//! cache lines in K pages, at the same offset of each.
+//!
+//! **I-life**: shadow pages live as long as their MMU.
+
+use std::ptr::NonNull;
+
+use crate::{
+    config::{MAX_ALIASES, MmuConfig},
+    error::RmapError,
+    gfn::{Gfn, GfnRange, LEVEL_SHIFT, Level, Mapping},
+    head::RmapHead,
+    spte::Spte,
+};
+
+/// SPTEs in one shadow page.
+pub const SPTES_PER_PAGE: usize = 1 << LEVEL_SHIFT;
+
+/// One shadow page: a page table KVM builds for the hardware.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub struct ShadowPage([Spte; SPTES_PER_PAGE]);
+
+#[cfg(not(loom))]
+const _: () = assert!(
+    size_of::<ShadowPage>() == 4096,
+    "one page table is one page"
+);
+
+impl ShadowPage {
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| Spte::new()))
+    }
+}
+
+/// Guest physical addresses end here: 52 bits.
+const MAX_GFN: u64 = 1 << 40;
+
+/// One memslot's heads and shadow pages.
+#[derive(Debug)]
+pub struct Memslot {
+    range: GfnRange,
+    aliases: u32,
+    levels: [SlotLevel; Level::COUNT],
+}
+
+/// What a memslot keeps for one level.
+#[derive(Debug)]
+struct SlotLevel {
+    /// Index of the slot's first page among all pages of the level.
+    first_index: u64,
+    /// `rmap[level][index - first_index]`.
+    heads: Vec<RmapHead>,
+    /// Number of the slot's first page table among all page tables of the level.
+    first_table: u64,
+    /// Page tables in one column.
+    tables: usize,
+    /// Column after column.
+    pages: Vec<ShadowPage>,
+}
+
+impl SlotLevel {
+    fn new(range: &GfnRange, level: Level, aliases: u32) -> Result<Self, RmapError> {
+        let first_index = range.start.0 >> level.shift();
+        let last_index = (range.end.0 - 1) >> level.shift();
+        let first_table = first_index >> LEVEL_SHIFT;
+        let tables = ((last_index >> LEVEL_SHIFT) - first_table + 1) as usize;
+        Ok(Self {
+            first_index,
+            heads: try_collect((last_index - first_index + 1) as usize, RmapHead::new)?,
+            first_table,
+            tables,
+            pages: try_collect(tables.saturating_mul(aliases as usize), ShadowPage::new)?,
+        })
+    }
+
+    fn spte(&self, index: u64, alias: u32) -> Option<&Spte> {
+        let table = (index >> LEVEL_SHIFT).checked_sub(self.first_table)? as usize;
+        if table >= self.tables {
+            return None;
+        }
+        let page = self.pages.get(alias as usize * self.tables + table)?;
+        page.0.get(index as usize % SPTES_PER_PAGE)
+    }
+}
+
+/// `len` values, or an error instead of an abort if they do not fit into memory.
+fn try_collect<T>(len: usize, new: fn() -> T) -> Result<Vec<T>, RmapError> {
+    let mut values = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    values
+        .try_reserve_exact(len)
+        .map_err(|_| RmapError::OutOfMemory { bytes })?;
+    values.resize_with(len, new);
+    Ok(values)
+}
+
+impl Memslot {
+    /// A slot without mappings.
+    fn new(range: GfnRange, aliases: u32) -> Result<Self, RmapError> {
+        let [size_4k, size_2m, size_1g] =
+            Level::ALL.map(|level| SlotLevel::new(&range, level, aliases));
+        Ok(Self {
+            range,
+            aliases,
+            levels: [size_4k?, size_2m?, size_1g?],
+        })
+    }
+
+    /// The slot's gfns.
+    #[must_use]
+    #[inline]
+    pub fn range(&self) -> GfnRange {
+        self.range
+    }
+
+    /// Columns of shadow pages.
+    #[must_use]
+    pub fn aliases(&self) -> u32 {
+        self.aliases
+    }
+
+    /// The head of `gfn`'s rmap at `level`.
+    #[must_use]
+    #[inline]
+    pub fn head(&self, gfn: Gfn, level: Level) -> Option<&RmapHead> {
+        let level_data = &self.levels[level.index()];
+        let index = (gfn.0 >> level.shift()).checked_sub(level_data.first_index)?;
+        level_data.heads.get(index as usize)
+    }
+
+    /// The heads of all pages of `level` that hold a gfn of `range`, which must lie
+    /// inside the slot; what lies outside is left out.
+    #[must_use]
+    #[inline]
+    pub fn heads(&self, range: &GfnRange, level: Level) -> &[RmapHead] {
+        let Some(range) = self.range.intersection(range) else {
+            return &[];
+        };
+        let level_data = &self.levels[level.index()];
+        let first = (range.start.0 >> level.shift()) - level_data.first_index;
+        let last = ((range.end.0 - 1) >> level.shift()) - level_data.first_index;
+        level_data
+            .heads
+            .get(first as usize..=last as usize)
+            .unwrap_or(&[])
+    }
+
+    /// The SPTE of a mapping.
+    ///
+    /// # Errors
+    /// The alias does not exist.
+    #[inline]
+    pub fn spte(&self, mapping: Mapping) -> Result<NonNull<Spte>, RmapError> {
+        let index = mapping.gfn.0 >> mapping.level.shift();
+        let spte = self.levels[mapping.level.index()].spte(index, mapping.alias);
+        spte.map(NonNull::from).ok_or(RmapError::NoSuchAlias {
+            alias: mapping.alias,
+            aliases: self.aliases,
+        })
+    }
+
+    /// Every SPTE of `level` that maps a gfn of `range`, with its mapping.
+    pub fn sptes(
+        &self,
+        range: GfnRange,
+        level: Level,
+    ) -> impl Iterator<Item = (Mapping, &Spte)> + '_ {
+        let level_data = &self.levels[level.index()];
+        let indices = match self.range.intersection(&range) {
+            Some(range) => range.start.0 >> level.shift()..((range.end.0 - 1) >> level.shift()) + 1,
+            None => 0..0,
+        };
+        indices.flat_map(move |index| {
+            (0..self.aliases).filter_map(move |alias| {
+                let gfn = Gfn(index << level.shift());
+                Some((
+                    Mapping::new(gfn, level, alias),
+                    level_data.spte(index, alias)?,
+                ))
+            })
+        })
+    }
+}
+
+/// A VM's memslots, by gfn.
+#[derive(Debug)]
+pub struct Memslots(Vec<Memslot>);
+
+impl Memslots {
+    /// Builds the configured slots.
+    ///
+    /// # Errors
+    /// The configuration is contradictory or does not fit into memory.
+    pub fn new(config: &MmuConfig) -> Result<Self, RmapError> {
+        if config.aliases == 0 || config.aliases > MAX_ALIASES {
+            return Err(RmapError::NoAliases);
+        }
+        let mut ranges = Vec::with_capacity(config.memslots.len());
+        for slot in &config.memslots {
+            let range = GfnRange::pages(slot.base_gfn, slot.npages);
+            if range.npages() == 0 || range.end.0 > MAX_GFN {
+                return Err(RmapError::BadMemslot(slot.base_gfn));
+            }
+            ranges.push(range);
+        }
+        ranges.sort_by_key(|range| range.start);
+        for pair in ranges.windows(2) {
+            if let [left, right] = pair
+                && left.end > right.start
+            {
+                return Err(RmapError::OverlappingMemslots(right.start));
+            }
+        }
+        let slots = ranges
+            .into_iter()
+            .map(|range| Memslot::new(range, config.aliases));
+        Ok(Self(slots.collect::<Result<_, _>>()?))
+    }
+
+    /// All slots, by gfn.
+    pub fn iter(&self) -> std::slice::Iter<'_, Memslot> {
+        self.0.iter()
+    }
+
+    /// The slot that holds `gfn`.
+    ///
+    /// # Errors
+    /// There is none.
+    #[inline]
+    pub fn slot(&self, gfn: Gfn) -> Result<&Memslot, RmapError> {
+        let after = self.0.partition_point(|slot| slot.range.start <= gfn);
+        let slot = after.checked_sub(1).and_then(|index| self.0.get(index));
+        slot.filter(|slot| gfn < slot.range.end)
+            .ok_or(RmapError::NoMemslot(gfn))
+    }
+
+    /// The slots that hold gfns of `range`, each with the part it holds.
+    #[inline]
+    pub fn overlapping(&self, range: GfnRange) -> impl Iterator<Item = (&Memslot, GfnRange)> + '_ {
+        let first = self.0.partition_point(|slot| slot.range.end <= range.start);
+        let slots = self.0.get(first..).unwrap_or(&[]).iter();
+        slots.map_while(move |slot| Some((slot, slot.range.intersection(&range)?)))
+    }
+}
+
+impl<'a> IntoIterator for &'a Memslots {
+    type Item = &'a Memslot;
+    type IntoIter = std::slice::Iter<'a, Memslot>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -1,0 +1,136 @@
+//! The MMU as its callers see it: one object-safe trait.
+//!
+//! Calls go through `dyn Mmu`, as the kernel's go through an MMU notifier's
+//! operations table, so every scheme pays the same indirect call and no caller
+//! can tell schemes apart.
+
+use crate::{
+    error::{RmapError, Violation},
+    gfn::{Gfn, GfnRange, Level, Mapping},
+    vcpu::Vcpu,
+};
+
+/// What a vCPU wanted when it faulted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// A read; the SPTE is installed read-only and clean.
+    Read,
+    /// A write; the SPTE is installed writable and Dirty.
+    Write,
+}
+
+/// What a fault did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// The SPTE was there already; it is young, and writable if that was asked.
+    Spurious,
+    /// The SPTE was installed and added to its rmap.
+    Installed {
+        /// SPTEs in the rmap afterwards.
+        chain_len: u32,
+    },
+    /// The SPTE was installed, and the rmap had become so long that all of it was
+    /// zapped, the new SPTE included (as KVM does beyond 1000 entries).
+    Recycled {
+        /// SPTEs zapped.
+        zapped: u32,
+    },
+}
+
+/// What a zap found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zapped {
+    /// There was no SPTE.
+    NotPresent,
+    /// An SPTE was zapped; its page had not been used since it was last aged.
+    Old,
+    /// An SPTE was zapped; its page was young, which the caller has to remember.
+    Young,
+}
+
+impl Zapped {
+    /// Whether an SPTE was there to be zapped.
+    #[must_use]
+    pub fn was_present(self) -> bool {
+        self != Self::NotPresent
+    }
+}
+
+/// The answer of one aging callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aging {
+    /// At least one page of the range was young, as far as the scheme could see.
+    pub young: bool,
+    /// The answer was found without waiting for mmu_lock.
+    pub fast: bool,
+}
+
+/// One VM's MMU under one lock scheme.
+///
+/// All methods may be called from any thread at any time. Methods that take a
+/// [`Vcpu`] take mmu_lock for write; the aging calls take what their scheme
+/// takes; [`touch`](Self::touch) takes nothing.
+pub trait Mmu: Send + Sync {
+    /// Handles a vCPU's fault: installs a young SPTE and adds it to the rmap,
+    /// under mmu_lock held for write as the shadow MMU does.
+    ///
+    /// # Errors
+    /// The gfn is in no memslot, the alias does not exist, or the chain is corrupt.
+    fn fault(
+        &self,
+        vcpu: &mut Vcpu,
+        mapping: Mapping,
+        access: Access,
+    ) -> Result<FaultOutcome, RmapError>;
+
+    /// Zaps one SPTE and removes it from its rmap, under mmu_lock for write.
+    ///
+    /// # Errors
+    /// As for [`fault`](Self::fault), and if a present SPTE is not in its rmap.
+    fn zap(&self, vcpu: &mut Vcpu, mapping: Mapping) -> Result<Zapped, RmapError>;
+
+    /// Zaps everything that maps any gfn of the range, at every level, under
+    /// mmu_lock for write. Gfns outside the memslots are ignored. Returns the
+    /// number of SPTEs zapped.
+    ///
+    /// # Errors
+    /// A chain is corrupt; rmaps before it are empty, those after it as they were.
+    fn unmap_range(&self, vcpu: &mut Vcpu, range: GfnRange) -> Result<u64, RmapError>;
+
+    /// Looks for young pages in the range and makes them old (the notifier's
+    /// `clear_young`).
+    fn age(&self, range: GfnRange) -> Aging;
+
+    /// Looks for a young page in the range and changes nothing (`test_young`).
+    fn test_age(&self, range: GfnRange) -> Aging;
+
+    /// Uses the mapped page as the hardware would: sets Accessed without any lock.
+    /// Returns false if there is no such SPTE (a fault would follow).
+    fn touch(&self, mapping: Mapping) -> bool;
+
+    /// Write-protects every SPTE that maps a gfn of the range, walking the rmaps
+    /// under mmu_lock held for write and without any rmap lock. Returns the number
+    /// of SPTEs that were writable.
+    fn write_protect(&self, range: GfnRange) -> u64;
+
+    /// SPTEs in the rmap of `gfn` at `level`, under mmu_lock held for read.
+    ///
+    /// # Errors
+    /// The gfn is in no memslot.
+    fn chain_len(&self, gfn: Gfn, level: Level) -> Result<u32, RmapError>;
+
+    /// Makes about `young_permille` of every 1000 present SPTEs of the range young
+    /// and the rest old, chosen by `seed` alone. Set-up for workloads: call it
+    /// while nothing else runs if the share has to be exact.
+    fn set_young_share(&self, range: GfnRange, young_permille: u16, seed: u64);
+
+    /// Descriptors taken out of chains and not yet free for use again.
+    fn deferred_descs(&self) -> usize;
+
+    /// Checks I-chain and I-bit over the whole MMU. Meaningful only while no other
+    /// call is running.
+    ///
+    /// # Errors
+    /// The first broken invariant found.
+    fn verify(&self) -> Result<(), Violation>;
+}

@@ -1,0 +1,107 @@
+//! mmu_lock: the one reader-writer lock of a VM.
+//!
+//! Faults, zaps and unmaps hold it for write, as KVM's shadow MMU does. It guards
+//! no data that Rust could see: what it excludes is written down with each scheme.
+//! Which lock it is can be chosen per VM; a new one is a variant here. Under the
+//! model checker there is only loom's own.
+
+use std::sync::PoisonError;
+
+use crate::config::LockKind;
+
+/// One VM's mmu_lock.
+#[derive(Debug)]
+pub struct MmuLock(Lock);
+
+#[cfg(not(loom))]
+#[derive(Debug)]
+enum Lock {
+    ParkingLot(parking_lot::RwLock<()>),
+    Std(std::sync::RwLock<()>),
+}
+
+#[cfg(loom)]
+#[derive(Debug)]
+struct Lock(loom::sync::RwLock<()>);
+
+/// mmu_lock held for read; released on drop.
+#[must_use]
+#[cfg_attr(
+    not(loom),
+    expect(dead_code, reason = "the guards are held, never read")
+)]
+pub struct ReadGuard<'a>(Read<'a>);
+
+/// mmu_lock held for write; released on drop.
+#[must_use]
+#[cfg_attr(
+    not(loom),
+    expect(dead_code, reason = "the guards are held, never read")
+)]
+pub struct WriteGuard<'a>(Write<'a>);
+
+#[cfg(not(loom))]
+#[expect(dead_code, reason = "the guards are held, never read")]
+enum Read<'a> {
+    ParkingLot(parking_lot::RwLockReadGuard<'a, ()>),
+    Std(std::sync::RwLockReadGuard<'a, ()>),
+}
+
+#[cfg(not(loom))]
+#[expect(dead_code, reason = "the guards are held, never read")]
+enum Write<'a> {
+    ParkingLot(parking_lot::RwLockWriteGuard<'a, ()>),
+    Std(std::sync::RwLockWriteGuard<'a, ()>),
+}
+
+#[cfg(loom)]
+type Read<'a> = loom::sync::RwLockReadGuard<'a, ()>;
+#[cfg(loom)]
+type Write<'a> = loom::sync::RwLockWriteGuard<'a, ()>;
+
+#[cfg(not(loom))]
+impl MmuLock {
+    /// A lock of the kind asked for, held by nobody.
+    #[must_use]
+    pub fn new(kind: LockKind) -> Self {
+        Self(match kind {
+            LockKind::ParkingLot => Lock::ParkingLot(parking_lot::RwLock::new(())),
+            LockKind::Std => Lock::Std(std::sync::RwLock::new(())),
+        })
+    }
+
+    /// Takes the lock for read.
+    pub fn read(&self) -> ReadGuard<'_> {
+        ReadGuard(match &self.0 {
+            Lock::ParkingLot(lock) => Read::ParkingLot(lock.read()),
+            Lock::Std(lock) => Read::Std(lock.read().unwrap_or_else(PoisonError::into_inner)),
+        })
+    }
+
+    /// Takes the lock for write.
+    pub fn write(&self) -> WriteGuard<'_> {
+        WriteGuard(match &self.0 {
+            Lock::ParkingLot(lock) => Write::ParkingLot(lock.write()),
+            Lock::Std(lock) => Write::Std(lock.write().unwrap_or_else(PoisonError::into_inner)),
+        })
+    }
+}
+
+#[cfg(loom)]
+impl MmuLock {
+    /// The model's lock, whatever kind is asked for.
+    #[must_use]
+    pub fn new(_kind: LockKind) -> Self {
+        Self(Lock(loom::sync::RwLock::new(())))
+    }
+
+    /// Takes the lock for read.
+    pub fn read(&self) -> ReadGuard<'_> {
+        ReadGuard(self.0.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the lock for write.
+    pub fn write(&self) -> WriteGuard<'_> {
+        WriteGuard(self.0.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}

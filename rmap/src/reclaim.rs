@@ -1,0 +1,121 @@
+//! When a descriptor that left its chain may be used again.
+//!
+//! Mutators collect what they take out of chains in [`Retired`] while they hold
+//! mmu_lock, and hand it over afterwards. Where no walker can still be inside (the
+//! locking schemes) it goes straight back to the vCPU's cache; where lock-free
+//! walkers may be, it is deferred until every walker that was inside a
+//! [read side](Reclaim::enter) then has left (**I-life**). Waiting for them on the
+//! spot is not an option: mmu_lock is a spinning lock in the kernel, and its holder
+//! may not sleep.
+//!
+//! Deferring is `crossbeam-epoch`'s business. Under the model checker it is a
+//! small model of the same promise, in [`model`](self), built so that it orders no
+//! more than the promise does and so hides no missing ordering elsewhere.
+
+use std::ptr::NonNull;
+
+#[cfg(loom)]
+mod model;
+#[cfg(not(loom))]
+mod real;
+
+#[cfg(loom)]
+pub use model::{ReadSide, Reclaim};
+#[cfg(not(loom))]
+pub use real::{ReadSide, Reclaim};
+
+use crate::{desc::PteListDesc, sync::Ordering::Relaxed};
+
+/// Descriptors that left their chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Garbage {
+    /// One descriptor; its `more` still points into the live chain.
+    One(NonNull<PteListDesc>),
+    /// A whole chain from its first descriptor on.
+    Chain(NonNull<PteListDesc>),
+}
+
+// SAFETY: a descriptor is made of atomics; what the pointer may be used for is
+// decided by I-life, not by the thread.
+unsafe impl Send for Garbage {}
+
+impl Garbage {
+    /// Takes the descriptors apart into boxes.
+    ///
+    /// # Safety
+    /// **I-life**: no walker can reach them any more, and nobody takes them apart
+    /// a second time.
+    pub unsafe fn take_apart(self, mut each: impl FnMut(Box<PteListDesc>)) {
+        let (first, whole) = match self {
+            Self::One(desc) => (desc, false),
+            Self::Chain(desc) => (desc, true),
+        };
+        let mut next = Some(first);
+        while let Some(desc) = next {
+            // SAFETY: from the caller; descriptors in chains come from leaked boxes.
+            let desc = unsafe { Box::from_raw(desc.as_ptr()) };
+            desc.life.write();
+            let more = NonNull::new(desc.more.load(Relaxed));
+            next = if whole { more } else { None };
+            desc.reset();
+            each(desc);
+        }
+    }
+
+    /// Descriptors in this piece of garbage.
+    ///
+    /// # Safety
+    /// **I-life**: they are still allocated.
+    #[must_use]
+    pub unsafe fn descs(self) -> usize {
+        let Self::Chain(first) = self else {
+            return 1;
+        };
+        let mut len = 0;
+        let mut next = Some(first);
+        while let Some(desc) = next {
+            len += 1;
+            // SAFETY: from the caller.
+            next = NonNull::new(unsafe { desc.as_ref() }.more.load(Relaxed));
+        }
+        len
+    }
+}
+
+/// What one operation took out of chains while it held mmu_lock.
+#[derive(Debug, Default)]
+pub struct Retired(Vec<Garbage>);
+
+impl Retired {
+    /// Nothing retired.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Makes room for `pieces`, so that [`push`](Self::push) does not allocate under
+    /// mmu_lock. An operation retires at most one piece per rmap.
+    #[inline]
+    pub fn reserve(&mut self, pieces: usize) {
+        self.0.reserve(pieces);
+    }
+
+    /// Notes one piece.
+    #[inline]
+    pub fn push(&mut self, garbage: Garbage) {
+        self.0.push(garbage);
+    }
+
+    /// Hands every piece over.
+    #[inline]
+    pub fn drain(&mut self) -> impl Iterator<Item = Garbage> + '_ {
+        self.0.drain(..)
+    }
+
+    /// Nothing is retired.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

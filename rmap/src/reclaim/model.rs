@@ -1,0 +1,158 @@
+//! Reclamation under the model checker.
+//!
+//! The promise to model: garbage retired at some moment is freed only after every
+//! read side entered before that moment was left; a read side entered later sees
+//! everything that was done before the retirement. The bookkeeping uses plain
+//! standard types, which the checker neither schedules nor learns orderings from;
+//! the two counters are the only edges, and they are the promise's own: leaving a
+//! read side happens before the free it allowed, and retiring happens before a
+//! read side entered later.
+//!
+//! Nothing is really deallocated while a model runs, so that a scheme which frees
+//! too early is caught by the canary and not by luck.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Garbage;
+use crate::{
+    desc::{DescCache, PteListDesc},
+    sync::{AtomicU64, Ordering::AcqRel},
+};
+
+/// Frees one MMU's descriptors, now or after the walkers have left.
+#[derive(Debug)]
+pub struct Reclaim {
+    books: Mutex<Books>,
+    /// Counted up by leaving, read by freeing.
+    exits: AtomicU64,
+    /// Counted up by retiring, read by entering.
+    retirements: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    next_reader: u64,
+    inside: Vec<u64>,
+    waiting: Vec<(Garbage, Vec<u64>)>,
+    freed: Vec<Box<PteListDesc>>,
+}
+
+/// Keeps what was reachable on entry allocated until it is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct ReadSide<'a> {
+    reclaim: &'a Reclaim,
+    reader: u64,
+}
+
+impl Reclaim {
+    /// Nothing to free yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            books: Mutex::default(),
+            exits: AtomicU64::new(0),
+            retirements: AtomicU64::new(0),
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters the read side.
+    pub fn enter(&self) -> ReadSide<'_> {
+        let reader = self.books().enter();
+        self.retirements.fetch_add(0, AcqRel);
+        ReadSide {
+            reclaim: self,
+            reader,
+        }
+    }
+
+    /// Frees at once.
+    ///
+    /// # Safety
+    /// **I-life**: no walker can reach the garbage any more. The model checks it.
+    pub unsafe fn free_now(&self, garbage: Garbage, _cache: &mut DescCache) {
+        // SAFETY: boxes are kept, not deallocated.
+        unsafe { garbage.take_apart(|desc| self.books().freed.push(desc)) };
+    }
+
+    /// Frees after every walker now on the read side has left it.
+    ///
+    /// # Safety
+    /// **I-life**: whoever enters the read side from now on cannot reach the
+    /// garbage, and nobody frees it a second time. The model checks it.
+    pub unsafe fn defer(&self, garbage: Garbage) {
+        self.retirements.fetch_add(1, AcqRel);
+        let ready = self.books().retire(garbage);
+        self.free(ready);
+    }
+
+    /// Descriptors deferred and not freed yet.
+    #[must_use]
+    pub fn deferred_descs(&self) -> usize {
+        // SAFETY: what waits has not been freed.
+        self.books()
+            .waiting
+            .iter()
+            .map(|(garbage, _)| unsafe { garbage.descs() })
+            .sum()
+    }
+
+    fn free(&self, ready: Vec<Garbage>) {
+        if ready.is_empty() {
+            return;
+        }
+        self.exits.fetch_add(0, AcqRel);
+        for garbage in ready {
+            // SAFETY: boxes are kept, not deallocated.
+            unsafe { garbage.take_apart(|desc| self.books().freed.push(desc)) };
+        }
+    }
+}
+
+impl Default for Reclaim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for ReadSide<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.reclaim.exits.fetch_add(1, AcqRel);
+        let ready = self.reclaim.books().leave(self.reader);
+        self.reclaim.free(ready);
+    }
+}
+
+impl Books {
+    fn enter(&mut self) -> u64 {
+        self.next_reader += 1;
+        self.inside.push(self.next_reader);
+        self.next_reader
+    }
+
+    fn retire(&mut self, garbage: Garbage) -> Vec<Garbage> {
+        if self.inside.is_empty() {
+            return vec![garbage];
+        }
+        self.waiting.push((garbage, self.inside.clone()));
+        Vec::new()
+    }
+
+    fn leave(&mut self, reader: u64) -> Vec<Garbage> {
+        self.inside.retain(|&other| other != reader);
+        for (_, readers) in &mut self.waiting {
+            readers.retain(|&other| other != reader);
+        }
+        let ready = self
+            .waiting
+            .extract_if(.., |(_, readers)| readers.is_empty());
+        ready.map(|(garbage, _)| garbage).collect()
+    }
+}

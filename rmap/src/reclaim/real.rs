@@ -1,0 +1,78 @@
+//! Reclamation for real builds, on `crossbeam-epoch`.
+
+use std::{
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::Garbage;
+use crate::desc::DescCache;
+
+/// Frees one MMU's descriptors, now or after the walkers have left.
+#[derive(Debug, Default)]
+pub struct Reclaim {
+    deferred: Arc<AtomicUsize>,
+}
+
+/// Keeps what was reachable on entry allocated until it is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct ReadSide<'a> {
+    guard: crossbeam_epoch::Guard,
+    mmu: PhantomData<&'a Reclaim>,
+}
+
+impl Reclaim {
+    /// Nothing to free yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Enters the read side.
+    #[inline]
+    pub fn enter(&self) -> ReadSide<'_> {
+        ReadSide {
+            guard: crossbeam_epoch::pin(),
+            mmu: PhantomData,
+        }
+    }
+
+    /// Frees into the vCPU's cache, and to the allocator beyond its capacity.
+    ///
+    /// # Safety
+    /// **I-life**: no walker can reach the garbage any more.
+    pub unsafe fn free_now(&self, garbage: Garbage, cache: &mut DescCache) {
+        // SAFETY: from the caller; retired garbage is handed over once.
+        unsafe { garbage.take_apart(|desc| drop(cache.put(desc))) };
+    }
+
+    /// Frees after every walker now on the read side has left it.
+    ///
+    /// # Safety
+    /// **I-life**: whoever enters the read side from now on cannot reach the
+    /// garbage, and nobody frees it a second time.
+    pub unsafe fn defer(&self, garbage: Garbage) {
+        // SAFETY: not freed yet.
+        let len = unsafe { garbage.descs() };
+        self.deferred.fetch_add(len, Relaxed);
+        let deferred = Arc::clone(&self.deferred);
+        let side = self.enter();
+        // SAFETY: from the caller; the closure runs once, when the epoch has passed.
+        unsafe {
+            side.guard.defer_unchecked(move || {
+                garbage.take_apart(drop);
+                deferred.fetch_sub(len, Relaxed);
+            });
+        }
+    }
+
+    /// Descriptors deferred and not freed yet.
+    #[must_use]
+    pub fn deferred_descs(&self) -> usize {
+        self.deferred.load(Relaxed)
+    }
+}

@@ -1,0 +1,43 @@
+//! The registry of lock schemes: one module and one line each.
+//!
+//! Everything that runs over "all schemes" (property tests, model checks,
+//! benchmarks) takes them from here.
+
+use crate::{config::MmuConfig, error::RmapError, mmu::Mmu};
+
+pub mod bitlock;
+pub mod rcu;
+pub mod rwlock_write;
+
+/// One scheme, as commands and tables show it.
+#[derive(Debug, Clone, Copy)]
+pub struct SchemeInfo {
+    /// The name used on command lines and in results.
+    pub name: &'static str,
+    /// Where the scheme comes from.
+    pub origin: &'static str,
+    /// What aging does under it, in one line.
+    pub summary: &'static str,
+    /// With no concurrent mutator it never reports a young page old (**I-young**).
+    pub exact: bool,
+    /// Two agers can be inside the same rmap, or wait for each other at most there.
+    pub parallel_agers: bool,
+    /// It keeps every invariant; false only for negative controls.
+    pub sound: bool,
+    /// Builds an MMU that uses it.
+    pub build: fn(&MmuConfig) -> Result<Box<dyn Mmu>, RmapError>,
+}
+
+static SCHEMES: &[SchemeInfo] = &[rwlock_write::INFO, bitlock::INFO, rcu::INFO];
+
+/// All schemes, oldest first.
+#[must_use]
+pub fn schemes() -> &'static [SchemeInfo] {
+    SCHEMES
+}
+
+/// The scheme of that name.
+#[must_use]
+pub fn scheme(name: &str) -> Option<&'static SchemeInfo> {
+    SCHEMES.iter().find(|scheme| scheme.name == name)
+}

@@ -1,0 +1,410 @@
+//! The shadow MMU: faults, zaps, unmaps and aging over rmaps, under any scheme.
+//!
+//! Mutators hold mmu_lock for write, and inside it whatever their scheme adds per
+//! rmap. They change the SPTE first and the rmap second when they install, as KVM
+//! does, and the other way round nobody depends on: an SPTE in an rmap may be
+//! zapped already (**I-zap**), and one that is present is in its rmap whenever
+//! mmu_lock is free (**I-chain**).
+//!
+//! Nothing is allocated and nothing is freed while mmu_lock is held: the vCPU's
+//! cache is topped up before, and retired descriptors are handed over after.
+
+use std::{marker::PhantomData, ops::ControlFlow, ptr::NonNull};
+
+use crate::{
+    config::{AccessedBits, MmuConfig},
+    error::{PteListError, RmapError, Violation},
+    gfn::{Gfn, GfnRange, Level, Mapping},
+    head::{HeadWord, RmapHead},
+    memslot::Memslots,
+    mmu::{Access, Aging, FaultOutcome, Mmu, Zapped},
+    mmu_lock::MmuLock,
+    pte_list,
+    reclaim::{Garbage, Reclaim, Retired},
+    scheme::{AgeOp, AgerContext, Exclusion, FreePolicy, Scheme, WalkOrder},
+    spte::{Spte, SpteWord},
+    vcpu::Vcpu,
+    verify,
+};
+
+/// A shadow MMU whose rmaps follow scheme `S`.
+#[derive(Debug)]
+pub struct ShadowMmu<S> {
+    mmu_lock: MmuLock,
+    slots: Memslots,
+    reclaim: Reclaim,
+    accessed: AccessedBits,
+    recycle_threshold: u32,
+    scheme: PhantomData<S>,
+}
+
+impl<S: Scheme> ShadowMmu<S> {
+    /// An MMU without mappings.
+    ///
+    /// # Errors
+    /// The configuration is contradictory or does not fit into memory.
+    pub fn new(config: &MmuConfig) -> Result<Self, RmapError> {
+        Ok(Self {
+            mmu_lock: MmuLock::new(config.lock),
+            slots: Memslots::new(config)?,
+            reclaim: Reclaim::new(),
+            accessed: config.accessed,
+            recycle_threshold: config.recycle_threshold,
+            scheme: PhantomData,
+        })
+    }
+
+    /// [`new`](Self::new), as the registry wants it.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn boxed(config: &MmuConfig) -> Result<Box<dyn Mmu>, RmapError> {
+        Ok(Box::new(Self::new(config)?))
+    }
+
+    /// The SPTE and the head of a mapping.
+    #[inline]
+    fn resolve(&self, mapping: Mapping) -> Result<(&Spte, &RmapHead), RmapError> {
+        let slot = self.slots.slot(mapping.gfn)?;
+        let head = slot.head(mapping.gfn, mapping.level);
+        let head = head.ok_or(RmapError::NoMemslot(mapping.gfn))?;
+        // SAFETY: I-life: shadow pages live as long as the MMU.
+        Ok((unsafe { slot.spte(mapping)?.as_ref() }, head))
+    }
+
+    /// Runs `edit` with mmu_lock held for write, and hands what it retired over
+    /// when the lock is free again.
+    fn mutate<R>(&self, vcpu: &mut Vcpu, rmaps: usize, edit: impl FnOnce(&mut Vcpu) -> R) -> R {
+        vcpu.cache.top_up();
+        vcpu.retired.reserve(rmaps);
+        let guard = self.mmu_lock.write();
+        let result = edit(vcpu);
+        drop(guard);
+        if !vcpu.retired.is_empty() {
+            self.hand_over(vcpu);
+        }
+        result
+    }
+
+    #[cold]
+    fn hand_over(&self, vcpu: &mut Vcpu) {
+        for garbage in vcpu.retired.drain() {
+            // SAFETY: I-life: the garbage left its chain, the new word is published,
+            // and the scheme promises that this policy then is enough.
+            unsafe {
+                match S::FREE {
+                    FreePolicy::Now => self.reclaim.free_now(garbage, &mut vcpu.cache),
+                    FreePolicy::AfterReaders => self.reclaim.defer(garbage),
+                }
+            }
+        }
+    }
+
+    /// Changes one chain: lets the mutator in, applies `change`, publishes its word
+    /// (the old one if it failed).
+    fn edit<R>(
+        head: &RmapHead,
+        change: impl FnOnce(HeadWord) -> Result<(HeadWord, R), PteListError>,
+    ) -> Result<R, PteListError> {
+        let old = S::lock_for_edit(head);
+        if S::EXCLUSION == Exclusion::Exclusive {
+            head.assert_no_walker();
+        }
+        match change(old) {
+            Ok((new, result)) => {
+                S::publish(head, new);
+                Ok(result)
+            }
+            Err(error) => {
+                S::publish(head, old);
+                Err(error)
+            }
+        }
+    }
+
+    /// Installs a zapped SPTE and adds it to its rmap, with mmu_lock held for write.
+    fn install(
+        &self,
+        vcpu: &mut Vcpu,
+        (spte, head): (&Spte, &RmapHead),
+        word: SpteWord,
+    ) -> Result<FaultOutcome, PteListError> {
+        spte.install(word);
+        let added = Self::edit(head, |old| {
+            let spte = NonNull::from(spte);
+            // SAFETY: I-life: mmu_lock is held for write, so we are the only mutator.
+            unsafe {
+                if cfg!(debug_assertions) {
+                    pte_list::add(old, spte, &mut vcpu.cache)
+                } else {
+                    pte_list::add_absent(old, spte, &mut vcpu.cache)
+                }
+            }
+        });
+        let chain_len = match added {
+            Ok(chain_len) => chain_len,
+            Err(error) => {
+                spte.zap();
+                return Err(error);
+            }
+        };
+        if chain_len <= self.recycle_threshold {
+            return Ok(FaultOutcome::Installed { chain_len });
+        }
+        let zapped = Self::zap_rmap(head, &mut vcpu.retired)?;
+        Ok(FaultOutcome::Recycled { zapped })
+    }
+
+    /// Zaps one whole rmap, with mmu_lock held for write.
+    fn zap_rmap(head: &RmapHead, retired: &mut Retired) -> Result<u32, PteListError> {
+        if head.load().is_empty() {
+            return Ok(0);
+        }
+        let zap = |spte: &Spte| {
+            spte.zap();
+        };
+        Self::edit(head, |old| {
+            // SAFETY: I-life: mmu_lock is held for write, so we are the only mutator.
+            let zapped = unsafe { pte_list::zap_all(old, zap, retired)? };
+            Ok((HeadWord::EMPTY, zapped))
+        })
+    }
+
+    /// One aging callback.
+    #[inline]
+    fn age_range(&self, range: GfnRange, op: &mut impl AgeOp) -> bool {
+        let mut guard = S::enter(AgerContext {
+            mmu_lock: &self.mmu_lock,
+            reclaim: &self.reclaim,
+        });
+        for (slot, range) in self.slots.overlapping(range) {
+            let over = match S::ORDER {
+                WalkOrder::LevelOuter => Level::ALL.iter().try_for_each(|&level| {
+                    let mut heads = slot.heads(&range, level).iter();
+                    heads.try_for_each(|head| S::walk(&mut guard, head, op))
+                }),
+                WalkOrder::GfnOuter => (range.start.0..range.end.0).try_for_each(|gfn| {
+                    let mut heads = Level::ALL
+                        .iter()
+                        .filter_map(|&level| slot.head(Gfn(gfn), level));
+                    heads.try_for_each(|head| S::walk(&mut guard, head, op))
+                }),
+            };
+            if over.is_break() {
+                break;
+            }
+        }
+        S::was_fast(&guard)
+    }
+}
+
+/// Looks for a young SPTE and stops at the first.
+#[derive(Default)]
+struct TestYoung {
+    young: bool,
+}
+
+impl AgeOp for TestYoung {
+    #[inline]
+    fn visit(&mut self, spte: &Spte) -> ControlFlow<()> {
+        if !spte.load().is_young() {
+            return ControlFlow::Continue(());
+        }
+        self.young = true;
+        ControlFlow::Break(())
+    }
+}
+
+/// Makes every SPTE old and remembers whether one was young.
+#[derive(Default)]
+struct ClearYoung {
+    young: bool,
+}
+
+impl AgeOp for ClearYoung {
+    #[inline]
+    fn visit(&mut self, spte: &Spte) -> ControlFlow<()> {
+        self.young |= spte.clear_young();
+        ControlFlow::Continue(())
+    }
+}
+
+impl<S: Scheme> Mmu for ShadowMmu<S> {
+    fn fault(
+        &self,
+        vcpu: &mut Vcpu,
+        mapping: Mapping,
+        access: Access,
+    ) -> Result<FaultOutcome, RmapError> {
+        let place = self.resolve(mapping)?;
+        let change = match access {
+            Access::Read => SpteWord::touched,
+            Access::Write => SpteWord::written,
+        };
+        self.mutate(vcpu, 1, |vcpu| {
+            if place.0.update_present(change).is_some() {
+                return Ok(FaultOutcome::Spurious);
+            }
+            let gfn = mapping.level.align(mapping.gfn);
+            let word = SpteWord::young(gfn, access, self.accessed);
+            let outcome = self.install(vcpu, place, word);
+            outcome.map_err(|source| RmapError::PteList { mapping, source })
+        })
+    }
+
+    fn zap(&self, vcpu: &mut Vcpu, mapping: Mapping) -> Result<Zapped, RmapError> {
+        let (spte, head) = self.resolve(mapping)?;
+        self.mutate(vcpu, 1, |vcpu| {
+            let old = spte.zap();
+            if !old.is_present() {
+                return Ok(Zapped::NotPresent);
+            }
+            Self::edit(head, |word| {
+                let spte = NonNull::from(spte);
+                // SAFETY: I-life: mmu_lock is held for write: the only mutator.
+                let word = unsafe { pte_list::remove(word, spte, &mut vcpu.retired)? };
+                Ok((word, ()))
+            })
+            .map_err(|source| RmapError::PteList { mapping, source })?;
+            Ok(if old.is_young() {
+                Zapped::Young
+            } else {
+                Zapped::Old
+            })
+        })
+    }
+
+    fn unmap_range(&self, vcpu: &mut Vcpu, range: GfnRange) -> Result<u64, RmapError> {
+        let parts = || self.slots.overlapping(range);
+        let rmaps = parts()
+            .flat_map(|(slot, range)| Level::ALL.map(|level| slot.heads(&range, level).len()))
+            .sum();
+        self.mutate(vcpu, rmaps, |vcpu| {
+            let mut zapped = 0;
+            for (slot, range) in parts() {
+                for level in Level::ALL {
+                    for (index, head) in slot.heads(&range, level).iter().enumerate() {
+                        let result = Self::zap_rmap(head, &mut vcpu.retired);
+                        zapped += u64::from(result.map_err(|source| {
+                            let first = level.align(range.start).0;
+                            let gfn = Gfn(first + index as u64 * level.npages());
+                            let mapping = Mapping::new(gfn, level, 0);
+                            RmapError::PteList { mapping, source }
+                        })?);
+                    }
+                }
+            }
+            Ok(zapped)
+        })
+    }
+
+    fn age(&self, range: GfnRange) -> Aging {
+        let mut op = ClearYoung::default();
+        let fast = self.age_range(range, &mut op);
+        Aging {
+            young: op.young,
+            fast,
+        }
+    }
+
+    fn test_age(&self, range: GfnRange) -> Aging {
+        let mut op = TestYoung::default();
+        let fast = self.age_range(range, &mut op);
+        Aging {
+            young: op.young,
+            fast,
+        }
+    }
+
+    fn touch(&self, mapping: Mapping) -> bool {
+        let Ok((spte, _)) = self.resolve(mapping) else {
+            return false;
+        };
+        spte.update_present(SpteWord::touched).is_some()
+    }
+
+    fn write_protect(&self, range: GfnRange) -> u64 {
+        let mut writable = 0;
+        let _guard = self.mmu_lock.write();
+        for (slot, range) in self.slots.overlapping(range) {
+            for head in Level::ALL
+                .iter()
+                .flat_map(|&level| slot.heads(&range, level))
+            {
+                head.assert_no_mutator();
+                let mut protect = |spte: &Spte| {
+                    let old = spte.update_present(SpteWord::write_protected);
+                    writable += u64::from(old.is_some_and(SpteWord::is_writable));
+                    ControlFlow::Continue(())
+                };
+                // SAFETY: I-life: mmu_lock keeps every mutator out.
+                let _all = unsafe { pte_list::walk(head.load().unlocked(), &mut protect) };
+            }
+        }
+        writable
+    }
+
+    fn chain_len(&self, gfn: Gfn, level: Level) -> Result<u32, RmapError> {
+        let head = self.slots.slot(gfn)?.head(gfn, level);
+        let head = head.ok_or(RmapError::NoMemslot(gfn))?;
+        let _guard = self.mmu_lock.read();
+        // SAFETY: I-life: mmu_lock keeps every mutator out.
+        Ok(unsafe { pte_list::count(head.load()) })
+    }
+
+    fn set_young_share(&self, range: GfnRange, young_permille: u16, seed: u64) {
+        let _guard = self.mmu_lock.write();
+        for (slot, range) in self.slots.overlapping(range) {
+            for (mapping, spte) in Level::ALL
+                .iter()
+                .flat_map(|&level| slot.sptes(range, level))
+            {
+                let young = draw_permille(mapping, seed) < young_permille;
+                let change = if young {
+                    SpteWord::touched
+                } else {
+                    SpteWord::aged
+                };
+                spte.update_present(change);
+            }
+        }
+    }
+
+    fn deferred_descs(&self) -> usize {
+        self.reclaim.deferred_descs()
+    }
+
+    fn verify(&self) -> Result<(), Violation> {
+        let _guard = self.mmu_lock.write();
+        self.slots.iter().try_for_each(verify::memslot)
+    }
+}
+
+/// 0 to 999, from the mapping and the seed alone (splitmix64's finish).
+fn draw_permille(mapping: Mapping, seed: u64) -> u16 {
+    let place = mapping.gfn.0 << 16 | u64::from(mapping.alias) << 2 | mapping.level.index() as u64;
+    let mut x = (place ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((x ^ x >> 31) % 1000) as u16
+}
+
+impl<S> Drop for ShadowMmu<S> {
+    fn drop(&mut self) {
+        // A model that failed is being unwound: its cells can no longer be used.
+        if std::thread::panicking() {
+            return;
+        }
+        for slot in &self.slots {
+            for head in Level::ALL
+                .iter()
+                .flat_map(|&level| slot.heads(&slot.range(), level))
+            {
+                if let crate::head::Chain::Many(first) = head.load().chain() {
+                    // SAFETY: I-life: nobody else has the MMU any more.
+                    unsafe { Garbage::Chain(first).take_apart(drop) };
+                }
+            }
+        }
+    }
+}
