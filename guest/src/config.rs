@@ -105,8 +105,12 @@ pub struct GuestConfig {
     pub driver: Driver,
     /// Pause between two iterations of a driving loop.
     pub driver_pause: Duration,
-    /// How long the first pass may take.
-    pub first_pass_timeout: Duration,
+    /// Whether a driving loop keeps the guest paused while it ages, and lets it touch everything
+    /// again before the next iteration: every callback then finds the chain full, but nothing
+    /// runs beside it.
+    pub hold: bool,
+    /// How long the first pass may take, and a pass that refills chains.
+    pub pass_timeout: Duration,
 }
 
 impl GuestConfig {
@@ -207,7 +211,8 @@ impl Default for GuestConfig {
             idle: Duration::from_millis(1),
             driver: Driver::None,
             driver_pause: Driver::None.default_pause(),
-            first_pass_timeout: Duration::from_secs(60),
+            hold: false,
+            pass_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -64,12 +64,12 @@ pub enum GuestError {
         /// KVM's exit reason.
         reason: String,
     },
-    /// The first pass took too long.
+    /// A pass took too long.
     #[error(
-        "the guest did not finish its first pass within {waited:?}: ask for fewer pages or \
+        "the guest did not finish a pass within {waited:?}: ask for fewer pages or \
          aliases, or allow more time"
     )]
-    FirstPassTimeout {
+    PassTimeout {
         /// How long it was waited for.
         waited: Duration,
     },

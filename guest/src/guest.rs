@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupVersion, Memcg};
 use crate::config::{Driver, GuestConfig};
-use crate::driver::{Aging, DriverError, DriverLoop, Khugepaged, Reclaim, SharedDriver};
+use crate::driver::{Aging, DriverError, DriverLoop, Khugepaged, Plan, Reclaim, SharedDriver};
 use crate::error::{GuestError, PathError};
 use crate::stats::KvmStats;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Pauser, Vcpu};
 use crate::vm::Machine;
 
 /// A guest that has done its first full pass. Dropping it stops it and cleans up.
@@ -78,7 +78,8 @@ impl Guest {
         let (machine, vcpu) = Machine::new(&config)?;
         let machine = Arc::new(machine);
         let vcpu = Vcpu::start(Arc::clone(&machine), vcpu, config.idle)?;
-        vcpu.wait_for_pass(config.first_pass_timeout, cancelled)?;
+        vcpu.handle()
+            .wait_for_passes(1, config.pass_timeout, cancelled)?;
         let driver = prepare(&config, memcg.as_ref(), &machine)?;
         Ok(Self {
             config,
@@ -105,7 +106,7 @@ impl Guest {
     /// Full passes done so far.
     #[must_use]
     pub fn passes(&self) -> u64 {
-        self.vcpu.passes()
+        self.vcpu.handle().passes()
     }
 
     /// The cgroup this process is in for the guest's sake.
@@ -117,12 +118,13 @@ impl Guest {
     }
 
     /// Takes the vCPU out of the guest. From the return on it touches nothing until
-    /// [`resume`](Self::resume).
+    /// [`resume`](Self::resume); a driving loop goes on, but one that
+    /// [holds](GuestConfig::hold) the guest waits for it to run.
     ///
     /// # Errors
     /// If the guest has ended, or does not answer.
     pub fn pause(&self) -> Result<(), GuestError> {
-        self.vcpu.pause()
+        self.vcpu.handle().pause(Pauser::Caller)
     }
 
     /// Lets a paused guest go on where it was.
@@ -130,7 +132,7 @@ impl Guest {
     /// # Errors
     /// If the guest has ended.
     pub fn resume(&self) -> Result<(), GuestError> {
-        self.vcpu.resume()
+        self.vcpu.handle().resume(Pauser::Caller)
     }
 
     /// KVM's statistics of this VM now.
@@ -146,7 +148,7 @@ impl Guest {
     /// # Errors
     /// [`GuestError::Exited`] or the driver's error.
     pub fn check(&mut self) -> Result<(), GuestError> {
-        self.vcpu.check()?;
+        self.vcpu.handle().check()?;
         if self.driving.as_ref().is_some_and(DriverLoop::has_failed) {
             self.stop_driving()?;
         }
@@ -169,7 +171,13 @@ impl Guest {
     pub fn start_driving(&mut self) -> Result<(), GuestError> {
         if self.driving.is_none() {
             let driver = self.driver()?.clone();
-            self.driving = Some(DriverLoop::start(driver, self.config.driver_pause)?);
+            let plan = Plan {
+                pause: self.config.driver_pause,
+                hold: self.config.hold,
+                pass_timeout: self.config.pass_timeout,
+            };
+            let vcpu = self.vcpu.handle().clone();
+            self.driving = Some(DriverLoop::start(driver, vcpu, plan)?);
         }
         Ok(())
     }
@@ -180,7 +188,7 @@ impl Guest {
     /// If an iteration failed.
     pub fn stop_driving(&mut self) -> Result<(), GuestError> {
         match self.driving.take() {
-            Some(mut driving) => Ok(driving.stop()?),
+            Some(mut driving) => driving.stop(),
             None => Ok(()),
         }
     }

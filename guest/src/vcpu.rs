@@ -17,21 +17,34 @@ use crate::vm::Machine;
 /// How long a vCPU may take to answer; a touch can wait for a busy disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the vCPU is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Want {
-    Run,
-    Pause,
-    Stop,
+/// Who wants the guest paused; it runs when nobody does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pauser {
+    /// The owner of the guest.
+    Caller,
+    /// A driving loop that holds the guest while it ages its memory.
+    Driver,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    want: Want,
+    stop: bool,
+    /// One for each [`Pauser`].
+    paused: [bool; 2],
     /// Outside KVM_RUN, because a pause was asked for.
     parked: bool,
     /// Why the thread ended.
     ended: Option<String>,
+}
+
+impl State {
+    fn wants_pause(&self) -> bool {
+        !self.stop && self.paused.contains(&true)
+    }
+
+    fn wants_run(&self) -> bool {
+        !self.stop && !self.wants_pause()
+    }
 }
 
 struct Shared {
@@ -45,12 +58,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets `want` and tells the guest and its thread.
-    fn ask(&self, want: Want) -> MutexGuard<'_, State> {
+    /// Changes what is wanted and tells the guest and its thread.
+    fn ask(&self, change: impl FnOnce(&mut State)) -> MutexGuard<'_, State> {
         let mut state = self.state();
-        state.want = want;
-        let pause = u64::from(want != Want::Run);
-        Word::Pause.store(self.machine.low(), pause);
+        change(&mut state);
+        let leave = u64::from(!state.wants_run());
+        Word::Pause.store(self.machine.low(), leave);
         self.changed.notify_all();
         state
     }
@@ -68,12 +81,12 @@ impl Shared {
     /// Called outside KVM_RUN: idles or parks; false when the thread is to end.
     fn pass_gate(&self, idle: Duration) -> bool {
         let state = self.state();
-        let running = |state: &mut State| state.want == Want::Run;
+        let running = |state: &mut State| state.wants_run();
         let (mut state, _) = self
             .changed
             .wait_timeout_while(state, idle, running)
             .unwrap_or_else(PoisonError::into_inner);
-        while state.want == Want::Pause {
+        while state.wants_pause() {
             state.parked = true;
             self.changed.notify_all();
             state = self
@@ -82,51 +95,23 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.parked = false;
-        state.want == Want::Run
+        state.wants_run()
     }
 }
 
-/// The host's hand on the vCPU's thread. Dropping it stops the vCPU.
-pub(crate) struct Vcpu {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
+/// A handle to steer the vCPU, for as many owners as like.
+#[derive(Clone)]
+pub(crate) struct VcpuHandle(Arc<Shared>);
 
-impl Vcpu {
-    /// Starts running the guest, with `idle` between passes.
-    pub(crate) fn start(
-        machine: Arc<Machine>,
-        vcpu: VcpuFd,
-        idle: Duration,
-    ) -> Result<Self, GuestError> {
-        let shared = Arc::new(Shared {
-            machine,
-            state: Mutex::new(State {
-                want: Want::Run,
-                parked: false,
-                ended: None,
-            }),
-            changed: Condvar::new(),
-        });
-        let for_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("guest-vcpu".into())
-            .spawn(move || run(&for_thread, vcpu, idle))
-            .map_err(GuestError::Thread)?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
-    }
-
+impl VcpuHandle {
     /// Full passes done.
     pub(crate) fn passes(&self) -> u64 {
-        Word::Passes.load(self.shared.machine.low())
+        Word::Passes.load(self.0.machine.low())
     }
 
     /// Why the vCPU ended, if it did.
-    pub(crate) fn ended(&self) -> Option<String> {
-        self.shared.state().ended.clone()
+    fn ended(&self) -> Option<String> {
+        self.0.state().ended.clone()
     }
 
     /// The error for a vCPU that ended by itself, if it did.
@@ -141,24 +126,81 @@ impl Vcpu {
     }
 
     /// Returns once the vCPU is outside the guest.
-    pub(crate) fn pause(&self) -> Result<(), GuestError> {
-        let state = self.shared.ask(Want::Pause);
-        if !self.shared.wait_until(state, |state| state.parked) {
+    pub(crate) fn pause(&self, pauser: Pauser) -> Result<(), GuestError> {
+        let state = self.0.ask(|state| state.paused[pauser as usize] = true);
+        if !self.0.wait_until(state, |state| state.parked) {
             return Err(stuck("pause"));
         }
         self.check()
     }
 
-    /// Lets a paused vCPU run again.
-    pub(crate) fn resume(&self) -> Result<(), GuestError> {
-        drop(self.shared.ask(Want::Run));
+    /// Takes a pause back.
+    pub(crate) fn resume(&self, pauser: Pauser) -> Result<(), GuestError> {
+        drop(self.0.ask(|state| state.paused[pauser as usize] = false));
         self.check()
+    }
+
+    /// Waits until `passes` passes are done, `cancelled`, the vCPU's end or the timeout.
+    pub(crate) fn wait_for_passes(
+        &self,
+        passes: u64,
+        timeout: Duration,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), GuestError> {
+        let started = Instant::now();
+        while self.passes() < passes {
+            self.check()?;
+            if cancelled() {
+                return Err(GuestError::Cancelled);
+            }
+            if started.elapsed() >= timeout {
+                return Err(GuestError::PassTimeout { waited: timeout });
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+/// The owner of the vCPU's thread. Dropping it stops the vCPU.
+pub(crate) struct Vcpu {
+    handle: VcpuHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Vcpu {
+    /// Starts running the guest, with `idle` between passes.
+    pub(crate) fn start(
+        machine: Arc<Machine>,
+        vcpu: VcpuFd,
+        idle: Duration,
+    ) -> Result<Self, GuestError> {
+        let shared = Arc::new(Shared {
+            machine,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let for_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("guest-vcpu".into())
+            .spawn(move || run(&for_thread, vcpu, idle))
+            .map_err(GuestError::Thread)?;
+        Ok(Self {
+            handle: VcpuHandle(shared),
+            thread: Some(thread),
+        })
+    }
+
+    /// A handle to steer the vCPU.
+    pub(crate) fn handle(&self) -> &VcpuHandle {
+        &self.handle
     }
 
     /// Ends the thread and says why it ended.
     pub(crate) fn stop(&mut self) -> Result<String, GuestError> {
-        let state = self.shared.ask(Want::Stop);
-        if !self.shared.wait_until(state, |_| false) {
+        let shared = &self.handle.0;
+        let state = shared.ask(|state| state.stop = true);
+        if !shared.wait_until(state, |_| false) {
             // The thread keeps its own share of the machine, so its memory stays mapped.
             self.thread = None;
             return Err(stuck("stop"));
@@ -167,27 +209,7 @@ impl Vcpu {
             // A panic of the thread is reported as the reason it ended.
             let _ = thread.join();
         }
-        Ok(self.ended().unwrap_or_default())
-    }
-
-    /// Waits for the first pass, `cancelled`, the vCPU's end or the timeout.
-    pub(crate) fn wait_for_pass(
-        &self,
-        timeout: Duration,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<(), GuestError> {
-        let started = Instant::now();
-        while self.passes() == 0 {
-            self.check()?;
-            if cancelled() {
-                return Err(GuestError::Cancelled);
-            }
-            if started.elapsed() >= timeout {
-                return Err(GuestError::FirstPassTimeout { waited: timeout });
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        Ok(self.handle.ended().unwrap_or_default())
     }
 }
 

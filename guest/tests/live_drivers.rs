@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest::tracefs::{AgingCounts, EventCounter, EventFilter};
 use guest::{Driver, Guest, GuestConfig, GuestError, live};
@@ -86,15 +86,44 @@ fn reclaim_in_a_loop_goes_on_while_the_guest_brings_its_pages_back() {
     };
     let mut guest = start(GuestConfig::new(2048, 16).with_driver(Driver::Reclaim));
     let counter = counter(&guest, None);
-    guest.start_driving().expect("drives");
-    thread::sleep(Duration::from_secs(2));
-    guest.check().expect("still running");
-    guest.stop_driving().expect("stops driving");
+    drive_until(&mut guest, 3);
+    let counts = counter.counts().expect("counts");
+    guest.stop().expect("stops");
+    println!("{counts:?}");
+    assert!(counts.age > 2048 * 3, "{counts:?}");
+}
+
+#[test]
+fn a_held_guest_is_aged_twice_per_page_and_iteration_with_full_chains() {
+    let _alone = live::exclusive();
+    let name = "a_held_guest_is_aged_twice_per_page_and_iteration_with_full_chains";
+    let Some(()) = live::require(name, reclaim_host()) else {
+        return;
+    };
+    let mut config = GuestConfig::new(1024, 16).with_driver(Driver::Reclaim);
+    config.hold = true;
+    config.driver_pause = Duration::ZERO;
+    let mut guest = start(config);
+    let counter = counter(&guest, None);
+    drive_until(&mut guest, 5);
     let counts = counter.counts().expect("counts");
     let report = guest.stop().expect("stops");
     println!("{counts:?} {} iterations", report.driver_iterations);
-    assert!(report.driver_iterations >= 3);
-    assert!(counts.age > 2048 * 3, "{counts:?}");
+    // Young once, then old; a little more where something else looked at a page in between.
+    let per_iteration = counts.age / report.driver_iterations;
+    assert!((1024 * 2..1024 * 3).contains(&per_iteration), "{counts:?}");
+}
+
+/// Drives in a loop until `iterations` are done.
+fn drive_until(guest: &mut Guest, iterations: u64) {
+    guest.start_driving().expect("drives");
+    let started = Instant::now();
+    while guest.driver_iterations() < iterations {
+        assert!(started.elapsed() < Duration::from_secs(60), "too slow");
+        guest.check().expect("still running");
+        thread::sleep(Duration::from_millis(10));
+    }
+    guest.stop_driving().expect("stops driving");
 }
 
 #[test]

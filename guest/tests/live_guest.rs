@@ -111,12 +111,12 @@ fn a_start_can_be_cancelled_or_time_out() {
     let cancelled = Guest::start_unless(config.clone(), &|| true);
     assert!(matches!(cancelled, Err(GuestError::Cancelled)));
     let hasty = GuestConfig {
-        first_pass_timeout: Duration::from_millis(1),
+        pass_timeout: Duration::from_millis(1),
         ..config
     };
     assert!(matches!(
         Guest::start(hasty),
-        Err(GuestError::FirstPassTimeout { .. })
+        Err(GuestError::PassTimeout { .. })
     ));
 }
 

@@ -5,16 +5,16 @@
 
 mod khugepaged;
 mod reclaim;
+mod repeat;
 mod settings;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub(crate) use khugepaged::Khugepaged;
 pub(crate) use reclaim::Reclaim;
+pub(crate) use repeat::{DriverLoop, Plan};
 
 use crate::error::PathError;
 
@@ -59,7 +59,7 @@ pub enum DriverError {
     /// A file of sysfs, procfs or the cgroup could not be used.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// The driver's thread could not be started or panicked.
+    /// The loop's thread could not be started or panicked.
     #[error("the driver's thread failed: {0}")]
     Thread(String),
 }
@@ -94,56 +94,6 @@ impl SharedDriver {
         aging.age_once()?;
         self.iterations.fetch_add(1, Ordering::Relaxed);
         Ok(())
-    }
-}
-
-/// A thread that calls a driver again and again, with a pause after each iteration.
-pub(crate) struct DriverLoop {
-    // Dropping the sender ends the thread.
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<Result<(), DriverError>>>,
-}
-
-impl DriverLoop {
-    pub(crate) fn start(driver: SharedDriver, pause: Duration) -> Result<Self, DriverError> {
-        let (stop, stopped) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("guest-driver".into())
-            .spawn(move || {
-                loop {
-                    driver.age_once()?;
-                    if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                        return Ok(());
-                    }
-                }
-            })
-            .map_err(|error| DriverError::Thread(error.to_string()))?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-
-    /// Whether the loop ended by itself, which it does on an error only.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Ends the loop after the iteration that runs.
-    pub(crate) fn stop(&mut self) -> Result<(), DriverError> {
-        self.stop = None;
-        let Some(thread) = self.thread.take() else {
-            return Ok(());
-        };
-        let panicked = |_| Err(DriverError::Thread("it panicked".into()));
-        thread.join().unwrap_or_else(panicked)
-    }
-}
-
-impl Drop for DriverLoop {
-    fn drop(&mut self) {
-        // Nobody is left to be told.
-        let _ = self.stop();
     }
 }
 
