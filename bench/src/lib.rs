@@ -1,1 +1,40 @@
-//! bench
+//! rmapscope's benchmark suite: what each lock scheme costs, alone and under
+//! contention.
+//!
+//! A [`workload`] names its cells: a scheme with one set of parameters. The
+//! [`runner`] measures every cell once per round, in a new random order each
+//! round, so that whatever drifts (frequency, neighbours, memory layout) falls
+//! on all of them alike and ratios can be taken within one run. Nothing here
+//! knows one scheme from another: schemes come from `rmap`'s registry and are
+//! only ever a name and a box.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`workload`] | the trait, the registry and the pieces of a cell |
+//! | [`workloads`] | one file per workload |
+//! | [`plan`] | what was asked for: scale, schemes, CPUs, rounds, seed, time |
+//! | [`runner`] | rounds, interleaving, records |
+//! | [`team`] | pinned threads between a start and an end barrier |
+//! | [`clock`] | the TSC, what reading it costs |
+//! | [`counters`] | perf events, or the reason why not |
+//! | [`disturb`] | who else used our CPUs |
+//! | [`cpus`] | CPU lists and pinning |
+//! | [`memory`] | cache sizes, and what working sets fit |
+//! | [`progress`] | remaining time |
+//! | [`signals`] | Ctrl-C |
+//! | [`cli`] | the command line |
+
+pub mod cli;
+pub mod clock;
+pub mod counters;
+pub mod cpus;
+pub mod disturb;
+pub mod memory;
+pub mod plan;
+pub mod progress;
+pub mod rng;
+pub mod runner;
+pub mod signals;
+pub mod team;
+pub mod workload;
+pub mod workloads;

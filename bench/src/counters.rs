@@ -1,0 +1,361 @@
+//! What the CPU and the kernel count while a thread measures.
+//!
+//! Hardware events are opened in groups, so that their ratios belong together;
+//! an event that does not fit beside the others starts a new group, and the
+//! kernel then shares the PMU between the groups (the share each ran is
+//! reported). Software events are counted with the kernel's part included,
+//! because that is where they happen. What starting and stopping the counters
+//! itself adds is measured once and subtracted.
+//!
+//! Invariant: a counter that cannot be read is [`Observed::Missing`] with the
+//! reason, never 0, and the list of names is the same on every machine.
+
+use std::io;
+
+use perf_event::events::{Cache, CacheOp, CacheResult, Event, Hardware, Software, WhichCache};
+use perf_event::{Builder, Counter, Group};
+use report::Observed;
+
+/// Name of the pseudo-counter: share of the time the hardware groups ran.
+const RUNNING_SHARE: &str = "pmu-running-share";
+
+/// Empty stretches from which the cost of starting and stopping is learnt.
+const IDLE_STRETCHES: u32 = 16;
+
+/// An event this project counts.
+struct Spec {
+    name: &'static str,
+    event: fn() -> Event,
+    software: bool,
+}
+
+impl Spec {
+    const fn hardware(name: &'static str, event: fn() -> Event) -> Self {
+        Self {
+            name,
+            event,
+            software: false,
+        }
+    }
+
+    const fn software(name: &'static str, event: fn() -> Event) -> Self {
+        Self {
+            name,
+            event,
+            software: true,
+        }
+    }
+}
+
+const SPECS: [Spec; 10] = [
+    Spec::hardware("cycles", || Hardware::CPU_CYCLES.into()),
+    Spec::hardware("instructions", || Hardware::INSTRUCTIONS.into()),
+    Spec::hardware("l1d-load-misses", || load_misses(WhichCache::L1D)),
+    Spec::hardware("llc-load-misses", || load_misses(WhichCache::LL)),
+    Spec::hardware("dtlb-load-misses", || load_misses(WhichCache::DTLB)),
+    Spec::hardware("branch-misses", || Hardware::BRANCH_MISSES.into()),
+    Spec::software("task-clock-ns", || Software::TASK_CLOCK.into()),
+    Spec::software("page-faults", || Software::PAGE_FAULTS.into()),
+    Spec::software("context-switches", || Software::CONTEXT_SWITCHES.into()),
+    Spec::software("cpu-migrations", || Software::CPU_MIGRATIONS.into()),
+];
+
+fn load_misses(which: WhichCache) -> Event {
+    Cache {
+        which,
+        operation: CacheOp::READ,
+        result: CacheResult::MISS,
+    }
+    .into()
+}
+
+/// The names of all counters, whether this machine has them or not.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SPECS.iter().map(|spec| spec.name)
+}
+
+/// Opens one counter of the calling thread by its name, for criterion's
+/// measurement interface.
+///
+/// # Errors
+/// A sentence that says why there is no such counter.
+pub fn open(name: &str) -> Result<Counter, String> {
+    let spec = SPECS.iter().find(|spec| spec.name == name).ok_or_else(|| {
+        let known: Vec<_> = names().collect();
+        format!(
+            "there is no counter '{name}': the counters are {}",
+            known.join(", ")
+        )
+    })?;
+    builder(spec).build().map_err(|e| refusal(spec, &e))
+}
+
+fn builder(spec: &Spec) -> Builder<'static> {
+    let mut builder = Builder::new().kind((spec.event)());
+    if spec.software {
+        builder.include_kernel();
+    }
+    builder
+}
+
+fn refusal(spec: &Spec, error: &io::Error) -> String {
+    let kind = if spec.software {
+        "software"
+    } else {
+        "hardware"
+    };
+    let why = match error.kind() {
+        io::ErrorKind::NotFound if !spec.software => {
+            "this machine offers no such PMU event".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "not permitted: needs CAP_PERFMON or a lower kernel.perf_event_paranoid".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    format!("{kind} counter {}: {why}", spec.name)
+}
+
+/// The value of one counter, by name.
+pub type Reading = (&'static str, Observed<f64>);
+
+struct Member {
+    spec: &'static Spec,
+    opened: Result<(usize, Counter), String>,
+}
+
+/// All counters of one thread. Create it on the thread that is measured.
+pub struct CounterSet {
+    groups: Vec<Group>,
+    members: Vec<Member>,
+    /// What one start and stop adds to each member.
+    idle: Vec<f64>,
+    /// Stretches counted since [`clear`](Self::clear).
+    stretches: u32,
+}
+
+impl CounterSet {
+    /// Opens what this machine has. Never fails: what is missing has a reason.
+    #[must_use]
+    pub fn open() -> Self {
+        let idle = vec![0.0; SPECS.len()];
+        let mut set = Self {
+            groups: Vec::new(),
+            members: Vec::new(),
+            idle,
+            stretches: 0,
+        };
+        let mut current = None;
+        for spec in &SPECS {
+            let opened = set.open_member(spec, &mut current);
+            set.members.push(Member { spec, opened });
+        }
+        set.idle = set.measure_idle();
+        set
+    }
+
+    fn measure_idle(&mut self) -> Vec<f64> {
+        self.clear();
+        for _ in 0..IDLE_STRETCHES {
+            self.start();
+            self.stop();
+        }
+        self.per_operation(u64::from(IDLE_STRETCHES))
+            .iter()
+            .take(SPECS.len())
+            .map(|(_, count)| count.value().copied().unwrap_or(0.0))
+            .collect()
+    }
+
+    /// Adds an event to the group in use for its kind, or to a new one when it
+    /// does not fit there.
+    fn open_member(
+        &mut self,
+        spec: &'static Spec,
+        current: &mut Option<(bool, usize)>,
+    ) -> Result<(usize, Counter), String> {
+        if let Some((software, index)) = *current
+            && software == spec.software
+            && let Ok(counter) = builder(spec).group(&mut self.groups[index]).build()
+        {
+            return Ok((index, counter));
+        }
+        let mut group = Group::new().map_err(|e| refusal(spec, &e))?;
+        let counter = builder(spec)
+            .group(&mut group)
+            .build()
+            .map_err(|e| refusal(spec, &e))?;
+        self.groups.push(group);
+        let index = self.groups.len() - 1;
+        *current = Some((spec.software, index));
+        Ok((index, counter))
+    }
+
+    /// Sets every counter to zero.
+    pub fn clear(&mut self) {
+        self.stretches = 0;
+        for group in &mut self.groups {
+            // A group that cannot be used reads as never having run.
+            let _ = group.reset();
+        }
+    }
+
+    /// Counts on from here.
+    pub fn start(&mut self) {
+        self.stretches += 1;
+        for group in &mut self.groups {
+            let _ = group.enable();
+        }
+    }
+
+    /// Stops every counter.
+    pub fn stop(&mut self) {
+        for group in &mut self.groups {
+            let _ = group.disable();
+        }
+    }
+
+    /// What was counted in all stretches since [`clear`](Self::clear), less
+    /// what starting and stopping added, divided by `operations`.
+    #[must_use]
+    pub fn per_operation(&mut self, operations: u64) -> Vec<Reading> {
+        let totals: Vec<_> = self.groups.iter_mut().map(Group::read).collect();
+        let stretches = f64::from(self.stretches);
+        let mut readings: Vec<Reading> = self
+            .members
+            .iter()
+            .zip(&self.idle)
+            .map(|(member, idle)| {
+                let own = member
+                    .read(&totals)
+                    .map(|count| (count - idle * stretches).max(0.0));
+                (member.spec.name, divide(own, operations))
+            })
+            .collect();
+        readings.push((RUNNING_SHARE, self.running_share(&totals)));
+        readings
+    }
+
+    fn running_share(&self, totals: &[io::Result<perf_event::Counts>]) -> Observed<f64> {
+        let hardware = self.members.iter().filter(|m| !m.spec.software);
+        let shares = hardware.filter_map(|m| {
+            let (index, _) = m.opened.as_ref().ok()?;
+            let counts = totals.get(*index)?.as_ref().ok()?;
+            share(counts)
+        });
+        shares.reduce(f64::min).map_or_else(
+            || Observed::missing("no hardware counter ran on this machine"),
+            Observed::Value,
+        )
+    }
+}
+
+/// Share of the enabled time a group was on the PMU.
+fn share(counts: &perf_event::Counts) -> Option<f64> {
+    let (enabled, running) = (counts.time_enabled(), counts.time_running());
+    (running > 0).then(|| running as f64 / enabled as f64)
+}
+
+impl Member {
+    fn read(&self, totals: &[io::Result<perf_event::Counts>]) -> Observed<f64> {
+        let (index, counter) = match &self.opened {
+            Ok(opened) => opened,
+            Err(reason) => return Observed::missing(reason.clone()),
+        };
+        let name = self.spec.name;
+        let counts = match &totals[*index] {
+            Ok(counts) => counts,
+            Err(e) => return Observed::missing(format!("counter {name} could not be read: {e}")),
+        };
+        match (counts.get(counter), share(counts)) {
+            (Some(count), Some(share)) => Observed::Value(*count as f64 / share),
+            _ => Observed::missing(format!("counter {name} never got onto the PMU")),
+        }
+    }
+}
+
+fn divide(count: Observed<f64>, operations: u64) -> Observed<f64> {
+    if operations == 0 {
+        return Observed::missing("no operation was completed");
+    }
+    count.map(|count| count / operations as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn burn() -> u64 {
+        (0..2_000_000_u64).fold(0, |sum, i| std::hint::black_box(sum ^ i))
+    }
+
+    fn value(readings: &[Reading], name: &str) -> Observed<f64> {
+        readings
+            .iter()
+            .find(|r| r.0 == name)
+            .expect("every name is reported")
+            .1
+            .clone()
+    }
+
+    #[test]
+    fn every_name_is_reported_with_a_value_or_a_reason() {
+        let mut set = CounterSet::open();
+        set.start();
+        std::hint::black_box(burn());
+        set.stop();
+        let readings = set.per_operation(1);
+        for name in names().chain([RUNNING_SHARE]) {
+            let reading = value(&readings, name);
+            assert!(reading.value().is_some() || reading.reason().is_some_and(|r| r.len() > 10));
+        }
+    }
+
+    #[test]
+    fn a_machine_without_the_event_gives_null_and_not_zero() {
+        let mut set = CounterSet::open();
+        set.start();
+        std::hint::black_box(burn());
+        set.stop();
+        match value(&set.per_operation(1), "instructions") {
+            Observed::Value(count) => assert!(count > 1e6, "{count}"),
+            Observed::Missing(reason) => assert!(reason.contains("instructions"), "{reason}"),
+        }
+    }
+
+    #[test]
+    fn software_counters_include_the_kernels_part() {
+        let mut set = CounterSet::open();
+        set.start();
+        for _ in 0..10 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        set.stop();
+        match value(&set.per_operation(1), "context-switches") {
+            Observed::Value(count) => assert!(count >= 10.0, "{count}"),
+            Observed::Missing(reason) => assert!(reason.contains("permitted"), "{reason}"),
+        }
+    }
+
+    #[test]
+    fn nothing_done_is_missing_and_not_infinite() {
+        let mut set = CounterSet::open();
+        set.start();
+        set.stop();
+        for (name, reading) in set.per_operation(0) {
+            assert!(
+                name == RUNNING_SHARE || reading.reason().is_some(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_counter_is_refused_with_the_known_ones() {
+        let error = open("flux").expect_err("refused");
+        assert!(
+            error.contains("'flux'") && error.contains("task-clock-ns"),
+            "{error}"
+        );
+    }
+}

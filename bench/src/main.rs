@@ -1,0 +1,16 @@
+//! `rmapscope-bench`: measures what each lock scheme costs.
+
+use std::process::ExitCode;
+
+use bench::cli::{self, Failure};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().execute() {
+        Ok(code) => code,
+        Err(Failure { error, code }) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}

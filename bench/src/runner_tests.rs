@@ -1,0 +1,214 @@
+//! The runner against cells that only write down when they were called.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use report::schema::Params;
+
+use super::*;
+use crate::counters::CounterSet;
+use crate::plan::tests::plan;
+use crate::workload::Measure;
+
+type Log = Rc<RefCell<Vec<usize>>>;
+
+struct Probe {
+    id: usize,
+    log: Log,
+    missing_counter: bool,
+}
+
+impl Measure for Probe {
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
+        self.log.borrow_mut().push(self.id);
+        let mut latency = Latency::new();
+        latency.record_ns(self.id as u64 + 1);
+        let counted = if self.missing_counter && self.log.borrow().len() > 3 {
+            Observed::missing("gone")
+        } else {
+            Observed::Value(2.0)
+        };
+        let reading = Reading {
+            op: Op::Age,
+            metric: "ns_per_callback",
+            value: self.id as f64,
+            latency: Some(latency),
+            counters: vec![("cycles", counted)],
+        };
+        Ok(Measured {
+            readings: vec![reading],
+            threads: Vec::new(),
+        })
+    }
+}
+
+struct Fake {
+    log: Log,
+    cells: usize,
+    resident_bytes: u64,
+    missing_counter: bool,
+}
+
+// SAFETY: the tests call a `Fake` on the thread that made it only.
+unsafe impl Sync for Fake {}
+
+impl Workload for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn summary(&self) -> &'static str {
+        "writes down its calls"
+    }
+
+    fn least_cpus(&self) -> usize {
+        1
+    }
+
+    fn cells(&self, _: &Plan) -> Result<Vec<Cell>> {
+        let cell = |id| Cell {
+            scheme: format!("scheme-{id}"),
+            params: Params::default(),
+            resident_bytes: self.resident_bytes,
+            measure: Box::new(Probe {
+                id,
+                log: Rc::clone(&self.log),
+                missing_counter: self.missing_counter,
+            }),
+        };
+        Ok((0..self.cells).map(cell).collect())
+    }
+}
+
+fn fake(cells: usize) -> Fake {
+    Fake {
+        log: Log::default(),
+        cells,
+        resident_bytes: 0,
+        missing_counter: false,
+    }
+}
+
+fn run(workload: &Fake, rounds: u32, seed: u64, stop: &AtomicBool) -> Result<Outcome> {
+    let mut plan = plan();
+    plan.rounds = rounds;
+    let mut session = Session {
+        plan: &plan,
+        stop,
+        watch: RunWatch::start(plan.cpus.as_slice()),
+        rng: Rng::new(seed),
+        tools: Tools {
+            counters: CounterSet::open(),
+        },
+    };
+    session.run(workload)
+}
+
+#[test]
+fn every_round_measures_every_cell_once_in_a_new_order() {
+    let workload = fake(8);
+    let outcome = run(&workload, 5, 42, &AtomicBool::new(false)).unwrap();
+    assert!(outcome.complete);
+    let log = workload.log.borrow();
+    let rounds: Vec<_> = log.chunks(8).collect();
+    assert_eq!(rounds.len(), 5);
+    for round in &rounds {
+        let mut seen = round.to_vec();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..8).collect::<Vec<_>>());
+    }
+    assert!(
+        rounds.windows(2).all(|pair| pair[0] != pair[1]),
+        "{rounds:?}"
+    );
+}
+
+#[test]
+fn the_seed_decides_the_order() {
+    let order = |seed| {
+        let workload = fake(8);
+        run(&workload, 3, seed, &AtomicBool::new(false)).unwrap();
+        workload.log.take()
+    };
+    assert_eq!(order(1), order(1));
+    assert_ne!(order(1), order(2));
+}
+
+#[test]
+fn a_record_holds_one_value_per_round_and_all_latencies() {
+    let outcome = run(&fake(3), 6, 1, &AtomicBool::new(false)).unwrap();
+    assert_eq!(outcome.records.len(), 3);
+    let record = &outcome.records[2];
+    assert_eq!(
+        (record.scheme.as_str(), record.workload.as_str()),
+        ("scheme-2", "fake")
+    );
+    assert_eq!(record.rounds, [2.0; 6]);
+    assert_eq!(record.summary.value().unwrap().n, 6);
+    assert_eq!(record.latency.as_ref().unwrap().count(), 6);
+    assert_eq!(record.counters["cycles"], Observed::Value(2.0));
+}
+
+#[test]
+fn a_counter_missing_in_one_round_is_missing_in_the_record() {
+    let workload = Fake {
+        missing_counter: true,
+        ..fake(1)
+    };
+    let outcome = run(&workload, 6, 1, &AtomicBool::new(false)).unwrap();
+    assert_eq!(
+        outcome.records[0].counters["cycles"],
+        Observed::missing("gone")
+    );
+}
+
+#[test]
+fn a_run_ended_early_keeps_what_was_measured() {
+    struct Stopper<'a>(&'a Fake, &'a AtomicBool);
+    let stop = AtomicBool::new(false);
+    let workload = fake(4);
+    let stopper = Stopper(&workload, &stop);
+    impl Workload for Stopper<'_> {
+        fn name(&self) -> &'static str {
+            "stopper"
+        }
+        fn summary(&self) -> &'static str {
+            "asks to stop when its cells are listed"
+        }
+        fn least_cpus(&self) -> usize {
+            1
+        }
+        fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
+            self.1.store(true, Ordering::Relaxed);
+            self.0.cells(plan)
+        }
+    }
+    let plan = plan();
+    let mut session = Session {
+        plan: &plan,
+        stop: &stop,
+        watch: RunWatch::start(&[0]),
+        rng: Rng::new(1),
+        tools: Tools {
+            counters: CounterSet::open(),
+        },
+    };
+    let outcome = session.run(&stopper).unwrap();
+    assert!(!outcome.complete);
+    assert!(outcome.records.is_empty() && workload.log.borrow().is_empty());
+}
+
+#[test]
+fn working_sets_that_do_not_fit_are_refused_before_anything_is_built() {
+    let workload = Fake {
+        resident_bytes: 1 << 50,
+        ..fake(2)
+    };
+    let error = run(&workload, 1, 1, &AtomicBool::new(false)).err().unwrap();
+    assert!(error.to_string().contains("MiB"), "{error}");
+    assert!(workload.log.borrow().is_empty());
+}

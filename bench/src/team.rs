@@ -1,0 +1,218 @@
+//! Pinned threads that start and end a measurement together.
+//!
+//! Invariant: every member is pinned and has built its state before the start
+//! barrier, and nobody leaves the end barrier before all have stopped measuring,
+//! so that no member ever measures beside an idle partner. The barriers spin: a
+//! sleeping barrier would start the members tens of microseconds apart. A member
+//! that cannot be pinned, or panics, releases the others; nobody hangs.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::cpus::{CpuError, pin_current_thread};
+use crate::disturb::{ThreadDisturbance, ThreadWatch};
+
+/// Spins before a waiting member offers its CPU to others.
+const SPINS_BEFORE_YIELD: u32 = 1 << 14;
+
+/// A barrier that is passed once.
+#[derive(Debug)]
+struct Barrier {
+    waiting_for: AtomicUsize,
+}
+
+impl Barrier {
+    fn new(members: usize) -> Self {
+        Self {
+            waiting_for: AtomicUsize::new(members),
+        }
+    }
+
+    fn wait(&self, broken: &AtomicBool) {
+        self.waiting_for.fetch_sub(1, Ordering::AcqRel);
+        let mut spins = 0_u32;
+        while self.waiting_for.load(Ordering::Acquire) > 0 && !broken.load(Ordering::Acquire) {
+            std::hint::spin_loop();
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(SPINS_BEFORE_YIELD) {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// What the members of one team share.
+#[derive(Debug)]
+struct Gates {
+    /// Passed when every member has built its state.
+    ready: Barrier,
+    /// Passed when every member is being watched.
+    start: Barrier,
+    /// Passed when every member has stopped measuring.
+    end: Barrier,
+    broken: AtomicBool,
+}
+
+/// A member's handle on its team's barriers.
+#[derive(Debug)]
+pub struct Seat<'team> {
+    gates: &'team Gates,
+}
+
+impl Seat<'_> {
+    /// Runs `timed` between the start and the end barrier; `None` if the team
+    /// broke up before the start.
+    pub fn measure<T>(&self, timed: impl FnOnce() -> T) -> Option<(T, ThreadDisturbance)> {
+        self.gates.ready.wait(&self.gates.broken);
+        let watch = ThreadWatch::start();
+        self.gates.start.wait(&self.gates.broken);
+        if self.gates.broken.load(Ordering::Acquire) {
+            return None;
+        }
+        let result = timed();
+        let disturbance = watch.stop();
+        self.gates.end.wait(&self.gates.broken);
+        Some((result, disturbance))
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.gates.broken.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// A member: sets itself up, calls [`Seat::measure`] once, returns what it found.
+pub type Member<'a, T> = Box<dyn FnOnce(&Seat<'_>) -> T + Send + 'a>;
+
+/// Runs one member per CPU, each on a thread of its own pinned there.
+///
+/// # Errors
+/// When there are more members than CPUs or a thread cannot be pinned.
+///
+/// # Panics
+/// Passes on the panic of a member.
+pub fn run<T: Send>(cpus: &[usize], members: Vec<Member<'_, T>>) -> Result<Vec<T>, CpuError> {
+    if members.len() > cpus.len() {
+        let list = cpus
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        return Err(CpuError::TooFew {
+            threads: members.len(),
+            available: cpus.len(),
+            cpus: list,
+        });
+    }
+    let gates = Gates {
+        ready: Barrier::new(members.len()),
+        start: Barrier::new(members.len()),
+        end: Barrier::new(members.len()),
+        broken: AtomicBool::new(false),
+    };
+    let gates = &gates;
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = members
+            .into_iter()
+            .zip(cpus)
+            .map(|(member, &cpu)| scope.spawn(move || sit(gates, member, cpu)))
+            .collect();
+        handles
+            .into_iter()
+            .map(|handle| {
+                handle
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}
+
+fn sit<T>(gates: &Gates, member: Member<'_, T>, cpu: usize) -> Result<T, CpuError> {
+    let seat = Seat { gates };
+    if let Err(error) = pin_current_thread(cpu) {
+        gates.broken.store(true, Ordering::Release);
+        return Err(error);
+    }
+    Ok(member(&seat))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpus::CpuList;
+    use std::time::{Duration, Instant};
+
+    fn usable() -> Vec<usize> {
+        CpuList::usable().unwrap().as_slice().to_vec()
+    }
+
+    #[test]
+    fn members_overlap_and_run_on_their_cpus() {
+        let cpus = usable();
+        let members: Vec<Member<'_, _>> = cpus
+            .iter()
+            .map(|_| {
+                let member = |seat: &Seat<'_>| {
+                    seat.measure(|| {
+                        let start = Instant::now();
+                        while start.elapsed() < Duration::from_millis(20) {}
+                        (start, Instant::now(), nix::sched::sched_getcpu().unwrap())
+                    })
+                };
+                Box::new(member) as Member<'_, _>
+            })
+            .collect();
+        type Span = (Instant, Instant, usize);
+        let spans: Vec<Option<(Span, ThreadDisturbance)>> = run(&cpus, members).unwrap();
+        let spans: Vec<Span> = spans.into_iter().map(|span| span.unwrap().0).collect();
+        let last_start = spans.iter().map(|s| s.0).max().unwrap();
+        let first_end = spans.iter().map(|s| s.1).min().unwrap();
+        assert!(last_start < first_end);
+        assert_eq!(spans.iter().map(|s| s.2).collect::<Vec<_>>(), cpus);
+    }
+
+    #[test]
+    fn more_members_than_cpus_are_refused_before_any_starts() {
+        let member = || -> Member<'_, ()> { Box::new(|_| unreachable!("started")) };
+        let error = run(&[0], vec![member(), member()]).unwrap_err();
+        assert!(matches!(
+            error,
+            CpuError::TooFew {
+                threads: 2,
+                available: 1,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn a_member_that_cannot_be_pinned_releases_the_others() {
+        let cpus = [usable()[0], nix::sched::CpuSet::count() - 1];
+        let member = || -> Member<'_, bool> { Box::new(|seat| seat.measure(|| ()).is_none()) };
+        assert!(matches!(
+            run(&cpus, vec![member(), member()]),
+            Err(CpuError::System { .. })
+        ));
+    }
+
+    #[test]
+    fn a_member_that_panics_releases_the_others() {
+        let cpus = usable();
+        if cpus.len() < 2 {
+            return;
+        }
+        let panics: Member<'_, ()> = Box::new(|seat| {
+            seat.measure(|| panic!("on purpose"));
+        });
+        let waits: Member<'_, ()> = Box::new(|seat| {
+            seat.measure(|| ());
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            run(&cpus[..2], vec![panics, waits])
+        }));
+        assert!(outcome.is_err());
+    }
+}

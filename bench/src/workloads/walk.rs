@@ -1,0 +1,236 @@
+//! `walk`: what one aging callback costs when nobody is in the way.
+//!
+//! One thread calls test_age or age on ranges of pages that all have the same
+//! number of SPTEs. Range 1 is the real callback (reclaim and DAMON age page by
+//! page) and is reported per callback; longer ranges are reported per gfn.
+//!
+//! - **hot**: the same small set of pages, at most half of the L2, walked in
+//!   order over and over.
+//! - **cold**: a set at least twice the last-level cache, visited in scattered
+//!   order, one segment of it per pass; a segment is visited again only after
+//!   all others, so little of it is left in any cache.
+//!
+//! The share of young SPTEs is set outside the timed part, as the guest's
+//! accesses would set it: `age` clears Accessed bits, so they are set again
+//! after every pass. A round's figure is the median of its passes: a timer
+//! interrupt costs the pass it falls into, not the round.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+use report::schema::{Cache, Op, Params};
+
+use crate::disturb::ThreadWatch;
+use crate::plan::{Plan, Scale};
+use crate::workload::{Cell, Measure, Measured, Tools, Workload};
+use crate::workloads::ground::{Ground, SEGMENTS, Track};
+use crate::workloads::passes::{Passes, Timing};
+use crate::workloads::vm;
+
+/// Longest time one cell is measured in one round, both operations together.
+const MOST_PER_ROUND: Duration = Duration::from_millis(40);
+/// A cold set is at least this many times the last-level cache.
+const COLD_FACTOR: u64 = 2;
+/// Pages of a hot set, at least and at most; the L2 decides between them.
+const HOT_GFNS: (u64, u64) = (64, 1024);
+/// Shares of young SPTEs.
+const YOUNG_SHARES: [f64; 2] = [1.0, 0.0];
+
+/// The chain lengths and ranges of one cache state.
+struct Grid {
+    cache: Cache,
+    chains: &'static [u32],
+    range_pages: &'static [u64],
+}
+
+fn grids(scale: Scale) -> [Grid; 2] {
+    let (hot, cold): (&[u32], &[u32]) = match scale {
+        Scale::Quick => (&[0, 1, 2, 4, 14, 15, 16, 64, 200, 256], &[1, 4, 16, 64]),
+        Scale::Full => (
+            &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000],
+            &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256],
+        ),
+    };
+    [
+        Grid {
+            cache: Cache::Hot,
+            chains: hot,
+            range_pages: &[1, 64],
+        },
+        Grid {
+            cache: Cache::Cold,
+            chains: cold,
+            range_pages: &[1],
+        },
+    ]
+}
+
+/// The workload.
+pub struct Walk;
+
+impl Workload for Walk {
+    fn name(&self) -> &'static str {
+        "walk"
+    }
+
+    fn summary(&self) -> &'static str {
+        "test_age and age by chain length, uncontended, hot and cold caches"
+    }
+
+    fn least_cpus(&self) -> usize {
+        1
+    }
+
+    fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
+        let grids = grids(plan.scale);
+        plan.keep_chains(self.name(), grids[0].chains)?;
+        let mut cells = Vec::new();
+        for grid in &grids {
+            for chain_len in plan.chains_of(grid.chains) {
+                for &range_pages in grid.range_pages {
+                    for scheme in &plan.schemes {
+                        add_cells(&mut cells, plan, grid.cache, scheme, chain_len, range_pages);
+                    }
+                }
+            }
+        }
+        let slice = plan.slice(cells.len(), MOST_PER_ROUND);
+        Ok(cells
+            .into_iter()
+            .map(|cell| cell.finish(plan, slice))
+            .collect())
+    }
+}
+
+/// The cells of one scheme, chain length and range, one per young share. They
+/// walk the same pages, each in tracks of its own.
+fn add_cells(
+    cells: &mut Vec<WalkCell>,
+    plan: &Plan,
+    cache: Cache,
+    scheme: &str,
+    chain_len: u32,
+    range_pages: u64,
+) {
+    let gfns = set_gfns(plan, cache, chain_len);
+    let segments = if cache == Cache::Cold { SEGMENTS } else { 1 };
+    let ground = Rc::new(RefCell::new(Ground::new(
+        scheme,
+        chain_len,
+        gfns,
+        range_pages,
+        segments,
+    )));
+    // A page without SPTEs is neither young nor old.
+    let shares = if chain_len == 0 {
+        &YOUNG_SHARES[1..]
+    } else {
+        &YOUNG_SHARES[..]
+    };
+    for (turn, &young_share) in shares.iter().enumerate() {
+        cells.push(WalkCell {
+            ground: Rc::clone(&ground),
+            track: Track::new(turn, shares.len(), segments),
+            cache,
+            young_share,
+            passes: Passes::new(plan.clock),
+        });
+    }
+}
+
+/// Pages of a set: a power of two, so that segments and ranges divide it.
+fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32) -> u64 {
+    let each = vm::walked_bytes_per_gfn(chain_len);
+    match cache {
+        Cache::Hot => {
+            let fits = (plan.caches.l2_bytes / 2 / each).max(1);
+            (1_u64 << fits.ilog2()).clamp(HOT_GFNS.0, HOT_GFNS.1)
+        }
+        Cache::Cold => {
+            let needed = (plan.caches.llc_bytes * COLD_FACTOR).div_ceil(each);
+            needed.next_power_of_two().max(SEGMENTS as u64 * HOT_GFNS.0)
+        }
+    }
+}
+
+/// One young share of one ground.
+struct WalkCell {
+    ground: Rc<RefCell<Ground>>,
+    track: Track,
+    cache: Cache,
+    young_share: f64,
+    passes: Passes,
+}
+
+impl WalkCell {
+    fn finish(mut self, plan: &Plan, slice: Duration) -> Cell {
+        self.passes.set_slice(slice / 2);
+        let ground = self.ground.borrow();
+        let chain_len = ground.chain_len;
+        let params = Params {
+            chain_len: Some(chain_len),
+            range_pages: Some(ground.range_pages),
+            level: Some(1),
+            young_share: (chain_len > 0).then_some(self.young_share),
+            cache: Some(self.cache),
+            working_set_bytes: Some(ground.gfns * vm::walked_bytes_per_gfn(chain_len)),
+            slot_pages: Some(ground.gfns),
+            cpus: Some(vec![plan.cpus.leader() as u32]),
+            ..Params::default()
+        };
+        // The cells of one ground share its memory: the first answers for it.
+        let resident_bytes = if self.track.is_first() {
+            vm::resident_bytes(ground.gfns, chain_len)
+        } else {
+            0
+        };
+        let scheme = ground.scheme.clone();
+        drop(ground);
+        Cell {
+            scheme,
+            params,
+            resident_bytes,
+            measure: Box::new(self),
+        }
+    }
+}
+
+impl Measure for WalkCell {
+    fn prepare(&mut self) -> Result<()> {
+        let mut ground = self.ground.borrow_mut();
+        ground.build()?;
+        for segment in self.track.all() {
+            ground.enter(segment);
+            ground.set_young(self.young_share);
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, tools: &mut Tools) -> Result<Measured> {
+        let mut ground = self.ground.borrow_mut();
+        let watch = ThreadWatch::start();
+        let mut readings = Vec::with_capacity(2);
+        for op in [Op::TestAge, Op::Age] {
+            let timing = Timing {
+                op,
+                young_share: self.young_share,
+                repeatable: self.cache == Cache::Hot
+                    && (op == Op::TestAge || self.young_share == 0.0),
+            };
+            readings.push(
+                self.passes
+                    .run(timing, &mut ground, &mut self.track, tools)?,
+            );
+        }
+        Ok(Measured {
+            readings,
+            threads: vec![watch.stop()],
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "walk_tests.rs"]
+mod tests;

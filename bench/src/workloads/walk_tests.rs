@@ -1,0 +1,137 @@
+//! `walk` on small sets, under every scheme there is.
+
+use report::schema::Cache;
+
+use super::*;
+use crate::counters::CounterSet;
+use crate::plan::tests::plan;
+
+fn small_plan(chains: &[u32]) -> Plan {
+    let mut plan = plan();
+    plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
+    plan.chain_lengths = Some(chains.to_vec());
+    plan.budget = Duration::from_millis(50);
+    plan
+}
+
+fn measure_all(plan: &Plan) -> Vec<(Params, Vec<crate::workload::Reading>)> {
+    let mut tools = Tools {
+        counters: CounterSet::open(),
+    };
+    let mut cells = Walk.cells(plan).unwrap();
+    for cell in &mut cells {
+        cell.measure.prepare().unwrap();
+    }
+    let measured = cells.iter_mut().map(|cell| {
+        let measured = cell.measure.measure(&mut tools).unwrap();
+        (cell.params.clone(), measured.readings)
+    });
+    measured.collect()
+}
+
+#[test]
+fn every_scheme_gives_a_cost_for_both_operations_in_every_cell() {
+    for (params, readings) in measure_all(&small_plan(&[0, 1, 16])) {
+        let ops: Vec<_> = readings.iter().map(|r| r.op).collect();
+        assert_eq!(ops, [Op::TestAge, Op::Age]);
+        for reading in readings {
+            assert!(
+                reading.value > 0.0 && reading.value.is_finite(),
+                "{params:?}"
+            );
+            let per_page = params.range_pages == Some(1);
+            assert_eq!(
+                reading.metric,
+                if per_page {
+                    "ns_per_callback"
+                } else {
+                    "ns_per_gfn"
+                }
+            );
+        }
+    }
+}
+
+#[test]
+fn hot_sets_fit_the_l2_and_cold_sets_exceed_the_llc() {
+    let plan = small_plan(&[1, 16]);
+    for cell in Walk.cells(&plan).unwrap() {
+        let bytes = cell.params.working_set_bytes.unwrap();
+        match cell.params.cache.unwrap() {
+            Cache::Hot => {
+                let floor = HOT_GFNS.0 * vm::walked_bytes_per_gfn(cell.params.chain_len.unwrap());
+                assert!(bytes <= (plan.caches.l2_bytes / 2).max(floor));
+            }
+            Cache::Cold => assert!(bytes >= 2 * plan.caches.llc_bytes),
+        }
+    }
+}
+
+#[test]
+fn a_page_without_sptes_is_neither_young_nor_old() {
+    for cell in Walk.cells(&small_plan(&[0, 1])).unwrap() {
+        let empty = cell.params.chain_len == Some(0);
+        assert_eq!(cell.params.young_share.is_none(), empty);
+    }
+}
+
+#[test]
+fn accessed_bits_are_restored_after_a_pass_that_cleared_them() {
+    let mut plan = small_plan(&[4]);
+    plan.schemes = vec!["rwlock-write".to_owned()];
+    let ground = Rc::new(RefCell::new(Ground::new(
+        "rwlock-write",
+        4,
+        4096,
+        1,
+        SEGMENTS,
+    )));
+    let mut cells: Vec<_> = YOUNG_SHARES
+        .iter()
+        .enumerate()
+        .map(|(turn, &young_share)| WalkCell {
+            ground: Rc::clone(&ground),
+            track: Track::new(turn, 2, SEGMENTS),
+            cache: Cache::Cold,
+            young_share,
+            passes: Passes::new(plan.clock),
+        })
+        .collect();
+    let mut tools = Tools {
+        counters: CounterSet::open(),
+    };
+    for cell in &mut cells {
+        cell.prepare().unwrap();
+    }
+    for cell in &mut cells {
+        cell.measure(&mut tools).unwrap();
+        let mut ground = cell.ground.borrow_mut();
+        for segment in cell.track.all() {
+            ground.enter(segment);
+            let (vm, starts) = ground.way().unwrap();
+            let young = starts
+                .iter()
+                .filter(|&&s| vm.mmu().test_age(vm::range(s, 1)).young);
+            assert_eq!(young.count() as f64, starts.len() as f64 * cell.young_share);
+        }
+    }
+}
+
+#[test]
+fn quick_has_the_chain_lengths_the_comparison_interpolates_between() {
+    let mut plan = small_plan(&[]);
+    plan.chain_lengths = None;
+    let cells = Walk.cells(&plan).unwrap();
+    let chains = |cache: Cache| {
+        let mut chains: Vec<_> = cells
+            .iter()
+            .filter(|c| c.params.cache == Some(cache) && c.params.range_pages == Some(1))
+            .filter_map(|c| c.params.chain_len)
+            .collect();
+        chains.sort_unstable();
+        chains.dedup();
+        chains
+    };
+    assert_eq!(chains(Cache::Hot), [0, 1, 2, 4, 14, 15, 16, 64, 200, 256]);
+    assert_eq!(chains(Cache::Cold), [1, 4, 16, 64]);
+}

@@ -1,0 +1,224 @@
+//! The binary as a user meets it: what it writes, what it refuses, how it ends.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use report::ResultFile;
+use report::schema::{BenchRecord, Op, Outcome, Record, ResultKind};
+
+fn bench(args: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rmapscope-bench"));
+    command.arg("run").args(args).current_dir(folder);
+    command
+}
+
+fn run(args: &[&str]) -> (Output, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(args, folder.path()).output().unwrap();
+    (output, folder)
+}
+
+/// A run small enough for an unoptimised build.
+const TINY: [&str; 6] = [
+    "--quick",
+    "--chain-lengths=2",
+    "--schemes=rwlock-write",
+    "--seconds=1",
+    "--rounds=6",
+    "--seed=7",
+];
+
+fn cells(file: &ResultFile) -> Vec<&BenchRecord> {
+    let mut cells = Vec::new();
+    for record in &file.records {
+        match record {
+            Record::Bench(cell) => cells.push(&**cell),
+            other => panic!("not a bench record: {other:?}"),
+        }
+    }
+    cells
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Refused with status 2 and one sentence, before anything was written.
+fn assert_refused(args: &[&str], words: &[&str]) {
+    let (output, folder) = run(args);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+    assert!(words.iter().all(|w| text.contains(w)), "{args:?}: {text}");
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0, "{args:?}");
+}
+
+#[test]
+fn a_tiny_walk_reads_back_complete_and_prints_its_tables() {
+    let (output, folder) = run(&[&["walk", "--output=out/walk.jsonl"][..], &TINY[..]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let file = ResultFile::read(&folder.path().join("out/walk.jsonl")).unwrap();
+    assert_eq!(
+        (file.context.kind, file.end.outcome),
+        (ResultKind::Bench, Outcome::Complete)
+    );
+    let cells = cells(&file);
+    // Ranges of 1 and 64 pages, all young and all old, test_age and age.
+    assert_eq!(cells.len(), 8);
+    for cell in &cells {
+        assert_eq!(
+            (cell.workload.as_str(), cell.scheme.as_str()),
+            ("walk", "rwlock-write")
+        );
+        assert_eq!(cell.params.chain_len, Some(2));
+        assert_eq!(cell.rounds.len(), 6);
+        assert!(
+            cell.summary
+                .value()
+                .is_some_and(|s| s.median > 0.0 && s.ci95_low.is_some())
+        );
+        assert!(cell.params.working_set_bytes.is_some_and(|b| b > 0));
+        assert!(!cell.counters.is_empty());
+    }
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("walk: age, ns per callback"), "{table}");
+    assert!(
+        table.contains("rwlock-write") && table.contains("100 % young"),
+        "{table}"
+    );
+}
+
+#[test]
+fn contention_gives_latencies_with_their_control() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("skipped: contention needs two CPUs");
+        return;
+    }
+    let mut args = vec!["contention", "--json", "--output=c.jsonl"];
+    args.extend(TINY.iter().filter(|a| !a.starts_with("--chain")));
+    let (output, folder) = run(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let path = folder.path().join("c.jsonl");
+    assert_eq!(output.stdout, std::fs::read(&path).unwrap());
+    let file = ResultFile::read(&path).unwrap();
+    let find = |op, aging: &str| {
+        cells(&file).into_iter().find(|c| {
+            c.op == op
+                && c.params.chain_len == Some(1)
+                && c.params.aging.as_deref() == Some(aging)
+                && (op == Op::Age || c.latency.is_some())
+        })
+    };
+    for aging in ["none", "back_to_back"] {
+        let fault = find(Op::Fault, aging)
+            .unwrap()
+            .latency
+            .as_ref()
+            .unwrap()
+            .summary();
+        assert!(fault.count > 100 && fault.p50_ns <= fault.p99_ns && fault.p999_ns <= fault.max_ns);
+    }
+    assert!(find(Op::Age, "back_to_back").is_some() && find(Op::Age, "none").is_none());
+}
+
+#[test]
+fn the_stored_command_repeats_the_run() {
+    let mut args = vec!["walk", "--output=w.jsonl"];
+    args.extend(
+        TINY.iter()
+            .filter(|a| !a.starts_with("--seed") && !a.starts_with("--rounds")),
+    );
+    args.push("--rounds=1");
+    let (output, folder) = run(&args);
+    let file = ResultFile::read(&folder.path().join("w.jsonl")).unwrap();
+    let command = &file.context.command;
+    assert_eq!(command[0], "rmapscope-bench");
+    let seed = command.iter().position(|word| word == "--seed").unwrap();
+    assert!(stderr(&output).contains(&format!("seed {}", command[seed + 1])));
+}
+
+#[test]
+fn what_does_not_exist_is_refused_with_what_does() {
+    assert_refused(&["--schemes=spinlock"], &["'spinlock'", "rwlock-write"]);
+    assert_refused(&["stroll"], &["'stroll'", "walk, contention"]);
+    assert_refused(&["walk", "--chain-lengths=3"], &["walk", "0, 1, 2"]);
+    assert_refused(&["--chain-lengths=1001"], &["1001", "0 to 1000"]);
+    assert_refused(&["--rounds=0"], &["at least one round"]);
+    assert_refused(&["--seconds=0"], &["--seconds"]);
+}
+
+#[test]
+fn cpu_lists_that_cannot_be_used_are_refused() {
+    assert_refused(&["--cpus="], &["empty"]);
+    assert_refused(&["--cpus=0,0"], &["CPU 0", "twice"]);
+    assert_refused(&["--cpus=0-"], &["'0-'"]);
+    assert_refused(&["--cpus=1023"], &["CPU 1023", "not online"]);
+    assert_refused(&["contention", "--cpus=0"], &["2 threads", "has 1"]);
+}
+
+#[test]
+fn an_existing_result_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("kept.jsonl"), "precious").unwrap();
+    let args = [&["walk", "--output=kept.jsonl"][..], &TINY[..]].concat();
+    let output = bench(&args, folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("exists already"));
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("kept.jsonl")).unwrap(),
+        "precious"
+    );
+    assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+}
+
+#[test]
+fn ctrl_c_keeps_what_was_measured_and_marks_it_partial() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = [
+        "walk",
+        "--quick",
+        "--chain-lengths=2",
+        "--rounds=100000",
+        "--output=p.jsonl",
+    ];
+    let child = bench(&args, folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let partial = |name: &str| name.starts_with(".rmapscope-");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        let names = folder
+            .path()
+            .read_dir()
+            .unwrap()
+            .map(|e| e.unwrap().file_name());
+        if names.into_iter().any(|n| partial(&n.to_string_lossy())) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let file = ResultFile::read(&folder.path().join("p.jsonl")).unwrap();
+    assert_eq!(file.end.outcome, Outcome::Partial);
+    assert!(!cells(&file).is_empty());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("PARTIAL"));
+    assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+}
+
+#[test]
+fn the_list_names_workloads_and_schemes() {
+    let (output, _folder) = run(&["--list"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for name in ["walk", "contention", "rwlock-write"] {
+        assert!(text.contains(name), "{text}");
+    }
+}
