@@ -22,14 +22,14 @@ const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 pub enum BackingError {
     /// The directory cannot hold our file.
     #[error(
-        "could not create a file for the guest's memory in {}: {source}; choose a writable \
+        "could not create a file for the guest's memory in {}: {cause}; choose a writable \
          directory on a disk with --dir", dir.display()
     )]
     Create {
         /// The directory tried.
         dir: PathBuf,
         /// What the kernel answered.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The directory lies in memory.
     #[error(
@@ -44,7 +44,7 @@ pub enum BackingError {
     },
     /// The disk is too full.
     #[error(
-        "could not give the guest's file in {} its {mib} MiB: {source}; free space or choose \
+        "could not give the guest's file in {} its {mib} MiB: {cause}; free space or choose \
          another directory with --dir", dir.display()
     )]
     Resize {
@@ -53,7 +53,7 @@ pub enum BackingError {
         /// The size wanted.
         mib: u64,
         /// What the kernel answered.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -66,10 +66,10 @@ pub(crate) fn create(dir: Option<&Path>, len: u64, write: bool) -> Result<File, 
         Some(dir) => (create_in(dir)?, dir.to_owned()),
         None => create_in_any(&[std::env::temp_dir(), "/var/tmp".into(), "/tmp".into()])?,
     };
-    resize(&file, len, write).map_err(|source| BackingError::Resize {
+    resize(&file, len, write).map_err(|cause| BackingError::Resize {
         dir,
         mib: len >> 20,
-        source,
+        cause,
     })?;
     Ok(file)
 }
@@ -93,14 +93,14 @@ fn create_in_any(dirs: &[PathBuf]) -> Result<(File, PathBuf), BackingError> {
     }
     Err(first_error.unwrap_or_else(|| BackingError::Create {
         dir: PathBuf::new(),
-        source: io::ErrorKind::NotFound.into(),
+        cause: io::ErrorKind::NotFound.into(),
     }))
 }
 
 fn create_in(dir: &Path) -> Result<File, BackingError> {
-    let failed = |source| BackingError::Create {
+    let failed = |cause| BackingError::Create {
         dir: dir.to_owned(),
-        source,
+        cause,
     };
     let file = open_unnamed(dir).map_err(failed)?;
     let magic = fstatfs(&file).map_err(|errno| failed(errno.into()))?;

@@ -1,6 +1,7 @@
 //! Everything that can go wrong with a guest, one sentence per cause.
 //!
-//! Each message says what was tried, on what, and what the user can do.
+//! Each message says what was tried, on what, and what the user can do. It includes its cause, so
+//! none has a `source()`: printed alone or as a chain, it reads the same.
 
 use std::io;
 use std::path::PathBuf;
@@ -46,16 +47,16 @@ pub enum GuestError {
     )]
     KvmDenied,
     /// A KVM call failed.
-    #[error("KVM refused {call}: {source}")]
+    #[error("KVM refused {call}: {cause}")]
     Kvm {
         /// The ioctl, in KVM's own words.
         call: &'static str,
         /// What KVM answered.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The vCPU thread could not be started.
     #[error("could not start the vCPU thread: {0}")]
-    Thread(#[source] io::Error),
+    Thread(io::Error),
     /// The vCPU left the guest for a reason that ends it.
     #[error("the guest ended after {passes} passes: {reason}")]
     Exited {
@@ -88,22 +89,22 @@ pub enum GuestError {
 
 /// An I/O error with the file it happened on.
 #[derive(Debug, thiserror::Error)]
-#[error("could not {action} {}: {source}", path.display())]
+#[error("could not {action} {}: {cause}", path.display())]
 pub struct PathError {
     /// "read", "write", "create" and the like.
     pub action: &'static str,
     /// The file or directory.
     pub path: PathBuf,
     /// What the kernel answered.
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
 impl PathError {
-    pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+    pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>, cause: io::Error) -> Self {
         Self {
             action,
             path: path.into(),
-            source,
+            cause,
         }
     }
 }

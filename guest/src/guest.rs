@@ -118,8 +118,8 @@ impl Guest {
     }
 
     /// Takes the vCPU out of the guest. From the return on it touches nothing until
-    /// [`resume`](Self::resume); a driving loop goes on, but one that
-    /// [holds](GuestConfig::hold) the guest waits for it to run.
+    /// [`resume`](Self::resume). A driving loop goes on, but one that [holds](GuestConfig::hold)
+    /// the guest waits for it to run, and fails after [`GuestConfig::pass_timeout`].
     ///
     /// # Errors
     /// If the guest has ended, or does not answer.
@@ -204,6 +204,7 @@ impl Guest {
     /// # Errors
     /// If the vCPU does not stop, a driving loop had failed, or the statistics cannot be read.
     pub fn stop(mut self) -> Result<GuestReport, GuestError> {
+        self.quiesce();
         self.stop_driving()?;
         let exit_reason = self.vcpu.stop()?;
         let stats = self.stats()?;
@@ -218,8 +219,20 @@ impl Guest {
         })
     }
 
+    /// Lets a reclaim that is under way come to its end: a running guest brings back what it takes.
+    fn quiesce(&self) {
+        // A vCPU that ended or does not answer is reported when it is stopped.
+        let _ = self.pause();
+    }
+
     fn driver(&self) -> Result<&SharedDriver, DriverError> {
         self.driver.as_ref().ok_or(DriverError::NoDriver)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.quiesce();
     }
 }
 
@@ -250,7 +263,7 @@ fn prepare(
 fn available_memory() -> Result<u64, PathError> {
     let path = PathBuf::from("/proc/meminfo");
     let text =
-        std::fs::read_to_string(&path).map_err(|source| PathError::new("read", &path, source))?;
+        std::fs::read_to_string(&path).map_err(|cause| PathError::new("read", &path, cause))?;
     parse_available(&text).ok_or_else(|| {
         PathError::new(
             "find MemAvailable in",

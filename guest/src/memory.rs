@@ -22,14 +22,14 @@ const ALIGNMENT: usize = 2 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// mmap or madvise failed.
-    #[error("could not {action} {mib} MiB of guest memory: {source}")]
+    #[error("could not {action} {mib} MiB of guest memory: {cause}")]
     Map {
         /// What was tried.
         action: &'static str,
         /// How much of it.
         mib: u64,
         /// What the kernel answered.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file behind the memory could not be made.
     #[error(transparent)]
@@ -90,7 +90,7 @@ impl Mapping {
             MapFlags,
         ) -> nix::Result<NonNull<libc::c_void>>,
     {
-        let failed = |source: io::Error| map_error("map", len, source);
+        let failed = |cause: io::Error| map_error("map", len, cause);
         let invalid = || failed(io::Error::from(io::ErrorKind::InvalidInput));
         let length = usize::try_from(len).map_err(|_| invalid())?;
         let size = NonZeroUsize::new(length).ok_or_else(invalid)?;
@@ -179,11 +179,11 @@ impl Drop for Mapping {
     }
 }
 
-fn map_error(action: &'static str, len: u64, source: io::Error) -> MemoryError {
+fn map_error(action: &'static str, len: u64, cause: io::Error) -> MemoryError {
     MemoryError::Map {
         action,
         mib: len >> 20,
-        source,
+        cause,
     }
 }
 

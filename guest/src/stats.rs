@@ -21,7 +21,7 @@ const DESCRIPTOR_BYTES: usize = 16;
 pub enum StatsError {
     /// Reading failed.
     #[error("could not read KVM's statistics file: {0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
     /// The contents contradict themselves.
     #[error("KVM's statistics file is malformed: {0}")]
     Malformed(&'static str),
@@ -72,7 +72,8 @@ impl KvmStats {
         let mut bytes = vec![0; MAX_BYTES];
         let mut filled = 0;
         while filled < MAX_BYTES {
-            match file.read_at(&mut bytes[filled..], filled as u64)? {
+            let read = file.read_at(&mut bytes[filled..], filled as u64);
+            match read.map_err(StatsError::Read)? {
                 0 => break,
                 count => filled += count,
             }

@@ -17,17 +17,17 @@ use crate::error::PathError;
 pub enum TracefsError {
     /// tracefs is not there for us.
     #[error("could not open tracefs: {0}; run as root on a kernel with CONFIG_FTRACE")]
-    Unavailable(#[source] std::io::Error),
+    Unavailable(std::io::Error),
     /// The kernel has no such event.
     #[error("this kernel has no trace event {0}: load KVM first")]
     NoEvent(String),
     /// The kernel did not take the filter.
-    #[error("the kernel refused the event filter {filter:?}: {source}")]
+    #[error("the kernel refused the event filter {filter:?}: {cause}")]
     Filter {
         /// The filter.
         filter: String,
         /// What the kernel answered.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Events were lost before they were counted.
     #[error("{0} events were dropped before they could be counted")]

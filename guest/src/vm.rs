@@ -95,7 +95,7 @@ pub(crate) fn open_kvm() -> Result<Kvm, GuestError> {
         libc::EACCES | libc::EPERM => GuestError::KvmDenied,
         errno => GuestError::Kvm {
             call: "the opening of /dev/kvm",
-            source: io::Error::from_raw_os_error(errno),
+            cause: io::Error::from_raw_os_error(errno),
         },
     })
 }
@@ -103,14 +103,14 @@ pub(crate) fn open_kvm() -> Result<Kvm, GuestError> {
 fn refused(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> GuestError {
     move |error| GuestError::Kvm {
         call,
-        source: io::Error::from_raw_os_error(error.errno()),
+        cause: io::Error::from_raw_os_error(error.errno()),
     }
 }
 
 fn last_error(call: &'static str) -> GuestError {
     GuestError::Kvm {
         call,
-        source: io::Error::last_os_error(),
+        cause: io::Error::last_os_error(),
     }
 }
 
@@ -162,7 +162,7 @@ fn stats_file(vm: &VmFd) -> Result<File, GuestError> {
 fn fill_low_memory(low: &Mapping, config: &GuestConfig) -> Result<u64, GuestError> {
     let too_small = || GuestError::Kvm {
         call: "the guest's page tables",
-        source: io::ErrorKind::OutOfMemory.into(),
+        cause: io::ErrorKind::OutOfMemory.into(),
     };
     program::install(low).ok_or_else(too_small)?;
     let mut tables = PageTables::new(low);

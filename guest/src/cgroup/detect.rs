@@ -188,7 +188,7 @@ fn lists_memory(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Result<String, PathError> {
-    fs::read_to_string(path).map_err(|source| PathError::new("read", path, source))
+    fs::read_to_string(path).map_err(|cause| PathError::new("read", path, cause))
 }
 
 #[cfg(test)]

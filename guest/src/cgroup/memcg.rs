@@ -72,9 +72,9 @@ impl Memcg {
             None
         };
         let path = parent.join(naming::own());
-        let refused = |source| CgroupError::Refused {
+        let refused = |cause| CgroupError::Refused {
             path: path.clone(),
-            source,
+            cause,
         };
         let directory = Directory::create(path.clone()).map_err(refused)?;
         let membership = Membership::take(&path, hierarchy).map_err(refused)?;
@@ -106,7 +106,7 @@ impl Memcg {
                 path,
                 request,
             }),
-            Err(source) => Err(PathError::new("open", path, source)),
+            Err(cause) => Err(PathError::new("open", path, cause)),
         }
     }
 }
@@ -126,7 +126,7 @@ impl Reclaimer {
         match self.file.write_all(self.request.as_bytes()) {
             Ok(()) => Ok(()),
             Err(error) if is_partial(&error) => Ok(()),
-            Err(source) => Err(PathError::new("write", &self.path, source)),
+            Err(cause) => Err(PathError::new("write", &self.path, cause)),
         }
     }
 }

@@ -25,14 +25,14 @@ pub enum CgroupError {
     NoController,
     /// Every place that could hold our cgroup refused it.
     #[error(
-        "could not create and join a memory cgroup at {}: {source}; run as root, or have the \
+        "could not create and join a memory cgroup at {}: {cause}; run as root, or have the \
          memory controller delegated to this user", path.display()
     )]
     Refused {
         /// The last place tried.
         path: PathBuf,
         /// What the kernel answered there.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// No cgroup on the way to the root hands the memory controller to its children.
     #[error(

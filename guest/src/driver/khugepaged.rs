@@ -59,7 +59,7 @@ impl Khugepaged {
 impl Aging for Khugepaged {
     /// Makes the host's PTEs old and waits for a whole scan that began after that.
     fn age_once(&mut self) -> Result<(), DriverError> {
-        fs::write(CLEAR_REFS, "1").map_err(|source| PathError::new("write", CLEAR_REFS, source))?;
+        fs::write(CLEAR_REFS, "1").map_err(|cause| PathError::new("write", CLEAR_REFS, cause))?;
         let first = self.settings.full_scans()?;
         let started = Instant::now();
         // The scan that was under way may have passed us already.
@@ -81,7 +81,7 @@ pub(super) fn check_enabled(sysfs: &Path) -> Result<(), DriverError> {
     if !sysfs.join("khugepaged").is_dir() {
         return Err(DriverError::NoKhugepaged);
     }
-    let modes = fs::read_to_string(&path).map_err(|source| PathError::new("read", path, source))?;
+    let modes = fs::read_to_string(&path).map_err(|cause| PathError::new("read", path, cause))?;
     if modes.contains("[never]") {
         return Err(DriverError::HugePagesOff);
     }

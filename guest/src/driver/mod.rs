@@ -55,7 +55,7 @@ pub enum DriverError {
     },
     /// The guest's pages could not be kept from being collapsed.
     #[error("could not hold pages of the guest's memory in a pipe: {0}")]
-    Hold(#[source] std::io::Error),
+    Hold(std::io::Error),
     /// A file of sysfs, procfs or the cgroup could not be used.
     #[error(transparent)]
     Path(#[from] PathError),

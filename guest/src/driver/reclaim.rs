@@ -35,7 +35,7 @@ impl Aging for Reclaim {
 
 /// Whether a swap table has an entry below its heading.
 fn has_swap(table: &Path) -> Result<bool, PathError> {
-    let text = fs::read_to_string(table).map_err(|source| PathError::new("read", table, source))?;
+    let text = fs::read_to_string(table).map_err(|cause| PathError::new("read", table, cause))?;
     Ok(text.lines().skip(1).any(|line| !line.trim().is_empty()))
 }
 

@@ -82,14 +82,14 @@ impl SavedValues {
                 .create(true)
                 .truncate(false)
                 .open(&path)
-                .map_err(|source| PathError::new("create", &path, source))?;
+                .map_err(|cause| PathError::new("create", &path, cause))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     return Err(DriverError::KhugepagedTaken { lock: path });
                 }
-                Err(TryLockError::Error(source)) => {
-                    return Err(PathError::new("lock", path, source).into());
+                Err(TryLockError::Error(cause)) => {
+                    return Err(PathError::new("lock", path, cause).into());
                 }
             }
             if is_still_at(&file, &path) {
@@ -106,7 +106,7 @@ impl SavedValues {
             text += &format!("{name} {value}\n");
         }
         self.replace(&text)
-            .map_err(|source| PathError::new("write", &self.path, source).into())
+            .map_err(|cause| PathError::new("write", &self.path, cause).into())
     }
 
     fn replace(&mut self, text: &str) -> std::io::Result<()> {
@@ -121,7 +121,7 @@ impl SavedValues {
         self.file
             .rewind()
             .and_then(|()| self.file.read_to_string(&mut text))
-            .map_err(|source| PathError::new("read", &self.path, source))?;
+            .map_err(|cause| PathError::new("read", &self.path, cause))?;
         for (name, value) in text.lines().filter_map(|line| line.split_once(' ')) {
             // Only names of ours are ever written, whatever the file says.
             if FAST.iter().any(|(known, _)| *known == name) {
@@ -145,7 +145,7 @@ fn read_number(path: &Path) -> Result<u64, PathError> {
             let number = text.trim().parse();
             number.map_err(|_| std::io::ErrorKind::InvalidData.into())
         })
-        .map_err(|source| PathError::new("read", path, source))
+        .map_err(|cause| PathError::new("read", path, cause))
 }
 
 fn write(path: &Path, value: &str) -> Result<(), PathError> {
@@ -154,7 +154,7 @@ fn write(path: &Path, value: &str) -> Result<(), PathError> {
         .truncate(true)
         .open(path)
         .and_then(|mut file| file.write_all(value.as_bytes()))
-        .map_err(|source| PathError::new("write", path, source))
+        .map_err(|cause| PathError::new("write", path, cause))
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ impl Instance {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}.{number}", std::process::id());
         let path = instances(tracefs).join(name);
-        fs::create_dir(&path).map_err(|source| PathError::new("create", &path, source))?;
+        fs::create_dir(&path).map_err(|cause| PathError::new("create", &path, cause))?;
         let instance = Self {
             event: path.join("events/kvm").join(event),
             path,
@@ -149,9 +149,9 @@ impl Instance {
 
     fn switch_on(&self, filter: &str) -> Result<(), TracefsError> {
         write(&self.path.join("buffer_size_kb"), BUFFER_KIB)?;
-        let refused = |source| TracefsError::Filter {
+        let refused = |cause| TracefsError::Filter {
             filter: filter.to_owned(),
-            source,
+            cause,
         };
         fs::write(self.event.join("filter"), filter).map_err(refused)?;
         Ok(write(&self.event.join("enable"), "1")?)
@@ -159,12 +159,12 @@ impl Instance {
 
     fn count(&self) -> Result<u64, TracefsError> {
         let per_cpu = self.path.join("per_cpu");
-        let failed = |source| PathError::new("read", &per_cpu, source);
+        let failed = |cause| PathError::new("read", &per_cpu, cause);
         let mut total = Tally::default();
         for entry in fs::read_dir(&per_cpu).map_err(failed)? {
             let stats = entry.map_err(failed)?.path().join("stats");
             let text = fs::read_to_string(&stats)
-                .map_err(|source| PathError::new("read", &stats, source))?;
+                .map_err(|cause| PathError::new("read", &stats, cause))?;
             let tally = Tally::parse(&text).ok_or_else(|| {
                 PathError::new("understand", stats, io::ErrorKind::InvalidData.into())
             })?;
@@ -215,7 +215,7 @@ impl Tally {
 }
 
 fn write(path: &Path, value: &str) -> Result<(), PathError> {
-    fs::write(path, value).map_err(|source| PathError::new("write", path, source))
+    fs::write(path, value).map_err(|cause| PathError::new("write", path, cause))
 }
 
 #[cfg(test)]
