@@ -184,13 +184,14 @@ fn add(sum: &mut Observed<u64>, more: &Observed<u64>) {
 }
 
 /// Why a figure should be doubted, if too many of its rounds were disturbed.
+/// The sentence is the same for all figures, so that tables print it once.
 #[must_use]
 pub fn verdict(disturbed: usize, rounds: usize) -> Option<String> {
     let too_many = disturbed as f64 > rounds as f64 * TOLERATED_SHARE;
     too_many.then(|| {
-        format!(
-            "{disturbed} of {rounds} rounds were disturbed by other work on these CPUs or by the hypervisor"
-        )
+        "more than a quarter of the rounds were disturbed by other work on these CPUs or by the \
+         hypervisor"
+            .to_owned()
     })
 }
 
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn a_figure_is_marked_when_more_than_a_quarter_of_its_rounds_were_disturbed() {
         assert_eq!(verdict(2, 8), None);
-        assert!(verdict(3, 8).unwrap().contains("3 of 8"));
+        assert!(verdict(3, 8).is_some());
         assert_eq!(verdict(0, 0), None);
     }
 
