@@ -7,20 +7,27 @@
 
 mod measurement;
 
-use std::hint::black_box;
 use std::time::Duration;
 
 use bench::workloads::vm::{self, Vm};
 use criterion::measurement::{Measurement, WallTime};
-use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput};
+use criterion::{BatchSize, Bencher, BenchmarkGroup, BenchmarkId, Criterion, Throughput};
+use rmap::{Aging, GfnRange};
 
 use measurement::{CounterMeasurement, VARIABLE};
 
 /// Lengths around the edges of the layout: none, one without a descriptor, a
 /// full descriptor, one more, and long chains.
 const CHAIN_LENGTHS: [u32; 7] = [0, 1, 2, 14, 15, 64, 256];
-/// Pages of the set; one iteration is one callback on each.
-const GFNS: u64 = 64;
+/// Bytes walked in one iteration, at most: hot in any L2.
+const HOT_BYTES: u64 = 128 << 10;
+
+/// Pages of the set; one iteration is one callback on each. As many as stay
+/// hot, so that reading the clock around an iteration does not count.
+fn pages(chain_len: u32) -> u64 {
+    let fits = HOT_BYTES / vm::walked_bytes_per_gfn(chain_len);
+    fits.clamp(32, 1024)
+}
 
 fn main() {
     let quick = Criterion::default()
@@ -46,50 +53,46 @@ fn all<M: Measurement + 'static>(mut criterion: Criterion<M>) {
     criterion.final_summary();
 }
 
-/// Every scheme with every chain length.
-fn cells() -> impl Iterator<Item = (&'static str, u32, Vm)> {
-    let schemes = rmap::schemes().iter();
-    schemes.flat_map(|scheme| {
-        CHAIN_LENGTHS
-            .iter()
-            .map(|&len| match Vm::build(scheme.name, GFNS, len) {
-                Ok(vm) => (scheme.name, len, vm),
-                Err(error) => {
-                    eprintln!("error: {error:#}");
-                    std::process::exit(1);
-                }
-            })
-    })
+/// Runs `measure` for every scheme and chain length.
+fn for_each_cell<M: Measurement>(
+    group: &mut BenchmarkGroup<'_, M>,
+    mut measure: impl FnMut(&mut Bencher<'_, M>, &Vm, u64),
+) {
+    for scheme in rmap::schemes() {
+        for len in CHAIN_LENGTHS {
+            let pages = pages(len);
+            let vm = Vm::build(scheme.name, pages, len).unwrap_or_else(|error| {
+                eprintln!("error: {error:#}");
+                std::process::exit(1);
+            });
+            group.throughput(Throughput::Elements(pages));
+            group.bench_function(BenchmarkId::new(scheme.name, len), |bencher| {
+                measure(bencher, &vm, pages);
+            });
+        }
+    }
 }
 
 fn test_age<M: Measurement>(group: &mut BenchmarkGroup<'_, M>) {
-    group.throughput(Throughput::Elements(GFNS));
-    for (scheme, len, vm) in cells() {
-        group.bench_function(BenchmarkId::new(scheme, len), |bencher| {
-            bencher.iter(|| {
-                (0..GFNS)
-                    .filter(|&g| vm.mmu().test_age(vm::range(g, 1)).young)
-                    .count()
-            });
-        });
-    }
+    for_each_cell(group, |bencher, vm, pages| {
+        bencher.iter(|| young(pages, |range| vm.mmu().test_age(range)));
+    });
 }
 
+/// The Accessed bits that `age` clears are set again between iterations.
 fn age<M: Measurement>(group: &mut BenchmarkGroup<'_, M>) {
-    group.throughput(Throughput::Elements(GFNS));
-    for (scheme, len, vm) in cells() {
-        group.bench_function(BenchmarkId::new(scheme, len), |bencher| {
-            bencher.iter_batched(
-                || vm.set_young(0, GFNS, 1.0),
-                |()| {
-                    black_box(
-                        (0..GFNS)
-                            .filter(|&g| vm.mmu().age(vm::range(g, 1)).young)
-                            .count(),
-                    )
-                },
-                BatchSize::PerIteration,
-            );
-        });
-    }
+    for_each_cell(group, |bencher, vm, pages| {
+        bencher.iter_batched(
+            || vm.set_young(0, pages, 1.0),
+            |()| young(pages, |range| vm.mmu().age(range)),
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+/// One callback per page; the number that reported young.
+fn young(pages: u64, callback: impl Fn(GfnRange) -> Aging) -> usize {
+    (0..pages)
+        .filter(|&gfn| callback(vm::range(gfn, 1)).young)
+        .count()
 }
