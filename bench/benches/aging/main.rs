@@ -40,7 +40,7 @@ fn main() {
         Ok(name) => match CounterMeasurement::open(&name) {
             Ok(measurement) => all(quick.with_measurement(measurement)),
             Err(reason) => {
-                eprintln!("error: {VARIABLE}: {reason}");
+                eprintln!("error: {VARIABLE}={name}: {reason}");
                 std::process::exit(2);
             }
         },
