@@ -132,6 +132,7 @@ impl DescCache {
     }
 
     /// Puts a descriptor back; gives it back to the caller if the cache is full.
+    #[cfg(not(loom))]
     pub(crate) fn put(&mut self, desc: Box<PteListDesc>) -> Option<Box<PteListDesc>> {
         if self.0.len() >= Self::CAPACITY {
             return Some(desc);

@@ -26,18 +26,12 @@ struct Lock(loom::sync::RwLock<()>);
 
 /// mmu_lock held for read; released on drop.
 #[must_use]
-#[cfg_attr(
-    not(loom),
-    expect(dead_code, reason = "the guards are held, never read")
-)]
+#[expect(dead_code, reason = "the guards are held, never read")]
 pub struct ReadGuard<'a>(Read<'a>);
 
 /// mmu_lock held for write; released on drop.
 #[must_use]
-#[cfg_attr(
-    not(loom),
-    expect(dead_code, reason = "the guards are held, never read")
-)]
+#[expect(dead_code, reason = "the guards are held, never read")]
 pub struct WriteGuard<'a>(Write<'a>);
 
 #[cfg(not(loom))]

@@ -88,7 +88,9 @@ pub unsafe fn count(word: HeadWord) -> u32 {
             // SAFETY: I-life, from the caller.
             let desc = unsafe { desc.as_ref() };
             desc.life.read();
-            desc.tail_count.load(Relaxed) + desc.spte_count.load(Relaxed)
+            desc.tail_count
+                .load(Relaxed)
+                .saturating_add(desc.spte_count.load(Relaxed))
         }
     }
 }
@@ -140,14 +142,14 @@ pub unsafe fn add_absent(
         Chain::Many(desc) => unsafe { desc.as_ref() },
     };
     let used = checked_count(desc)?;
-    let len = desc.tail_count.load(Relaxed) + used;
+    let len = desc.tail_count.load(Relaxed).saturating_add(used);
     if used < EXT {
         push(desc, spte);
-        return Ok((word, len + 1));
+        return Ok((word, len.saturating_add(1)));
     }
     let front = new_desc(cache, Some(desc), len)?;
     push(front, spte);
-    Ok((HeadWord::many(NonNull::from(front)), len + 1))
+    Ok((HeadWord::many(NonNull::from(front)), len.saturating_add(1)))
 }
 
 /// Takes an empty descriptor from the cache and puts it in front of `more`.
@@ -336,7 +338,7 @@ unsafe fn for_each_checked(
         let desc = unsafe { desc.as_ref() };
         desc.life.read();
         let used = checked_count(desc)?;
-        let len = used + desc.tail_count.load(Relaxed);
+        let len = desc.tail_count.load(Relaxed).saturating_add(used);
         match expected {
             None => total = len,
             Some(_) if used != EXT => {
@@ -362,3 +364,6 @@ unsafe fn for_each_checked(
         _ => Err(PteListError::CorruptChain("a tail count is wrong")),
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -20,6 +20,9 @@ pub struct SchemeInfo {
     pub summary: &'static str,
     /// With no concurrent mutator it never reports a young page old (**I-young**).
     pub exact: bool,
+    /// An ager sees each rmap as it was at one moment: a young SPTE that stays mapped
+    /// is reported whatever mutators do beside it.
+    pub consistent: bool,
     /// Two agers can be inside the same rmap, or wait for each other at most there.
     pub parallel_agers: bool,
     /// It keeps every invariant; false only for negative controls.

@@ -81,13 +81,12 @@ impl SpteWord {
     /// The entry maps a page and the page was used since it was last aged.
     #[must_use]
     pub const fn is_young(self) -> bool {
-        if !self.is_present() {
-            return false;
-        }
-        if self.is_tracked() {
-            return self.0 & Self::HW_READ != 0;
-        }
-        self.0 & Self::ACCESSED != 0
+        let young = if self.is_tracked() {
+            Self::PRESENT | Self::HW_READ
+        } else {
+            Self::PRESENT | Self::ACCESSED
+        };
+        self.0 & young == young
     }
 
     /// The entry has no A/D bits.

@@ -11,10 +11,12 @@
 //! not only when the race happens to produce a wrong value.
 
 #[cfg(loom)]
-pub use loom::{
-    hint::spin_loop,
-    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
-};
+mod model;
+
+#[cfg(loom)]
+pub use loom::{hint::spin_loop, sync::atomic::Ordering};
+#[cfg(loom)]
+pub use model::{AtomicPtr, AtomicU32, AtomicU64};
 #[cfg(not(loom))]
 pub use std::{
     hint::spin_loop,

@@ -5,8 +5,8 @@
 //! everything that was done before the retirement. The bookkeeping uses plain
 //! standard types, which the checker neither schedules nor learns orderings from;
 //! the two counters are the only edges, and they are the promise's own: leaving a
-//! read side happens before the free it allowed, and retiring happens before a
-//! read side entered later.
+//! read side happens before the free it allowed, and retiring happens before that
+//! free and before a read side entered later.
 //!
 //! Nothing is really deallocated while a model runs, so that a scheme which frees
 //! too early is caught by the canary and not by luck.
@@ -25,11 +25,15 @@ pub struct Reclaim {
     books: Mutex<Books>,
     /// Counted up by leaving, read by freeing.
     exits: AtomicU64,
-    /// Counted up by retiring, read by entering.
+    /// Counted up by retiring, read by freeing and entering.
     retirements: AtomicU64,
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::vec_box,
+    reason = "a walker that should not be there must find them unmoved"
+)]
 struct Books {
     next_reader: u64,
     inside: Vec<u64>,
@@ -106,6 +110,7 @@ impl Reclaim {
             return;
         }
         self.exits.fetch_add(0, AcqRel);
+        self.retirements.fetch_add(0, AcqRel);
         for garbage in ready {
             // SAFETY: boxes are kept, not deallocated.
             unsafe { garbage.take_apart(|desc| self.books().freed.push(desc)) };

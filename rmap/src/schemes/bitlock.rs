@@ -29,6 +29,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     origin: "Linux 6.15",
     summary: "aging takes a spin bit in each rmap head; no global lock",
     exact: true,
+    consistent: true,
     parallel_agers: true,
     sound: true,
     build: ShadowMmu::<Bitlock>::boxed,

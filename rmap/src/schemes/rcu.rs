@@ -38,6 +38,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     origin: "the diff attached to the thread, made legal",
     summary: "aging reads whole chains without a lock; frees are deferred",
     exact: true,
+    consistent: false,
     parallel_agers: true,
     sound: true,
     build: ShadowMmu::<Rcu>::boxed,

@@ -22,6 +22,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     origin: "kernels before 6.15",
     summary: "aging holds mmu_lock for write",
     exact: true,
+    consistent: true,
     parallel_agers: false,
     sound: true,
     build: ShadowMmu::<RwlockWrite>::boxed,

@@ -1,0 +1,193 @@
+//! What every model has in common: the bound, a small MMU, and its threads.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use loom::thread;
+use rmap::{
+    Access, Aging, FaultOutcome, Gfn, GfnRange, Level, Mapping, Mmu, MmuConfig, SchemeInfo, Vcpu,
+};
+
+/// Preemptions explored in each history: every history with at most this many is.
+pub(crate) const PREEMPTIONS: usize = 3;
+
+/// The gfn whose rmap is fought over.
+pub(crate) const GFN: Gfn = Gfn(0);
+
+/// SPTEs the rmap can hold: enough for two descriptors in the model.
+pub(crate) const ALIASES: u32 = 4;
+
+/// Builds an MMU; called inside the model.
+pub(crate) type Build = fn(&MmuConfig) -> Result<Box<dyn Mmu>, rmap::RmapError>;
+
+/// The SPTE of column `alias` that maps [`GFN`].
+pub(crate) fn mapping(alias: u32) -> Mapping {
+    Mapping::new(GFN, Level::Size4K, alias)
+}
+
+/// Explores every history of `model` within the bound, and makes sure that there
+/// was more than one: a model that never switches threads proves nothing.
+pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let histories = Arc::new(AtomicUsize::new(0));
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.max_branches = 10_000;
+    let counter = Arc::clone(&histories);
+    builder.check(move || {
+        counter.fetch_add(1, Relaxed);
+        model();
+    });
+    let histories = histories.load(Relaxed);
+    println!("{histories} histories");
+    assert!(histories > 1, "the model has only one history");
+}
+
+/// An MMU whose one rmap holds aliases 0 to `len` less one, all young.
+pub(crate) fn mmu_with_chain(build: Build, len: u32, recycle_threshold: u32) -> Arc<Box<dyn Mmu>> {
+    let mut config = MmuConfig::new(GFN, 1, ALIASES);
+    config.recycle_threshold = recycle_threshold;
+    let mmu = build(&config).expect("the model's configuration is valid");
+    let mut vcpu = Vcpu::new();
+    for alias in 0..len {
+        let outcome = mmu.fault(&mut vcpu, mapping(alias), Access::Read);
+        assert_eq!(
+            outcome,
+            Ok(FaultOutcome::Installed {
+                chain_len: alias + 1
+            })
+        );
+    }
+    Arc::new(mmu)
+}
+
+/// Which aging callback runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ager {
+    Age,
+    TestAge,
+}
+
+impl Ager {
+    pub(crate) fn run(self, mmu: &dyn Mmu) -> Aging {
+        match self {
+            Self::Age => mmu.age(GfnRange::single(GFN)),
+            Self::TestAge => mmu.test_age(GfnRange::single(GFN)),
+        }
+    }
+}
+
+/// What runs beside the ager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutator {
+    /// Faults in the next alias.
+    Add,
+    /// Zaps alias 0.
+    Remove,
+    /// Faults in the next alias, which makes the rmap so long that it is recycled.
+    ZapAll,
+    /// Unmaps the range.
+    Unmap,
+}
+
+impl Mutator {
+    /// Does it to a chain of `len`, and says which aliases stay mapped throughout.
+    pub(crate) fn run(self, mmu: &dyn Mmu, vcpu: &mut Vcpu, len: u32) {
+        match self {
+            Self::Add => {
+                let outcome = mmu.fault(vcpu, mapping(len), Access::Write);
+                assert_eq!(outcome, Ok(FaultOutcome::Installed { chain_len: len + 1 }));
+            }
+            Self::Remove => assert!(mmu.zap(vcpu, mapping(0)).expect("mapped").was_present()),
+            Self::ZapAll => {
+                let outcome = mmu.fault(vcpu, mapping(len), Access::Write);
+                assert_eq!(outcome, Ok(FaultOutcome::Recycled { zapped: len + 1 }));
+            }
+            Self::Unmap => {
+                let zapped = mmu.unmap_range(vcpu, GfnRange::single(GFN));
+                assert_eq!(zapped, Ok(u64::from(len)));
+            }
+        }
+    }
+
+    /// SPTEs of a chain of `len` that stay mapped all the time.
+    pub(crate) fn survivors(self, len: u32) -> u32 {
+        match self {
+            Self::Add => len,
+            Self::Remove => len - 1,
+            Self::ZapAll | Self::Unmap => 0,
+        }
+    }
+
+    /// SPTEs mapped afterwards.
+    pub(crate) fn len_after(self, len: u32) -> u32 {
+        match self {
+            Self::Add => len + 1,
+            other => other.survivors(len),
+        }
+    }
+
+    fn recycle_threshold(self, len: u32) -> u32 {
+        match self {
+            Self::ZapAll => len,
+            _ => ALIASES,
+        }
+    }
+}
+
+/// One ager against one mutator on one rmap of `len` young SPTEs.
+pub(crate) fn ager_against_mutator(
+    scheme: &'static SchemeInfo,
+    ager: Ager,
+    mutator: Mutator,
+    len: u32,
+) {
+    explore(move || {
+        let mmu = mmu_with_chain(scheme.build, len, mutator.recycle_threshold(len));
+        let side = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let mut vcpu = Vcpu::new();
+                mutator.run(&**mmu, &mut vcpu, len);
+            })
+        };
+        let aging = ager.run(&**mmu);
+        side.join().expect("the mutator does not panic");
+        if scheme.consistent && mutator.survivors(len) > 0 {
+            assert!(aging.young, "I-young: a young SPTE that stayed was missed");
+        }
+        check_at_rest(&**mmu, scheme, mutator.len_after(len));
+    });
+}
+
+/// The invariants once nothing runs any more.
+pub(crate) fn check_at_rest(mmu: &dyn Mmu, scheme: &SchemeInfo, len: u32) {
+    assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
+    assert_eq!(
+        mmu.chain_len(GFN, Level::Size4K),
+        Ok(len),
+        "{}",
+        scheme.name
+    );
+    assert_eq!(
+        mmu.deferred_descs(),
+        0,
+        "I-life: every deferred descriptor is freed in the end"
+    );
+    let range = GfnRange::single(GFN);
+    mmu.age(range);
+    assert!(
+        !mmu.test_age(range).young,
+        "{}: everything was just aged",
+        scheme.name
+    );
+    if scheme.exact && len > 0 {
+        let touched = (0..ALIASES).any(|alias| mmu.touch(mapping(alias)));
+        assert!(
+            touched && mmu.test_age(range).young,
+            "{}: I-young",
+            scheme.name
+        );
+    }
+}

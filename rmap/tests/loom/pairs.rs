@@ -1,0 +1,125 @@
+//! Every pair of operations that may meet, for every sound scheme.
+
+use std::sync::Arc;
+
+use loom::thread;
+use rmap::{SchemeInfo, Vcpu};
+
+use crate::model::{
+    Ager, Mutator, ager_against_mutator, check_at_rest, explore, mapping, mmu_with_chain,
+};
+
+fn sound_schemes() -> impl Iterator<Item = &'static SchemeInfo> {
+    rmap::schemes().iter().filter(|scheme| scheme.sound)
+}
+
+/// Chain lengths at which the mutation takes a different path: no SPTE, one, the
+/// first descriptor, a full one, a second one.
+fn for_every_scheme(ager: Ager, mutator: Mutator, lengths: &[u32]) {
+    for scheme in sound_schemes() {
+        for &len in lengths {
+            println!(
+                "{}: {ager:?} against {mutator:?} on a chain of {len}",
+                scheme.name
+            );
+            ager_against_mutator(scheme, ager, mutator, len);
+        }
+    }
+}
+
+#[test]
+fn i_life_age_against_add() {
+    for_every_scheme(Ager::Age, Mutator::Add, &[0, 1, 2]);
+}
+
+#[test]
+fn i_life_test_age_against_add() {
+    for_every_scheme(Ager::TestAge, Mutator::Add, &[0, 1, 2]);
+}
+
+#[test]
+fn i_life_age_against_remove() {
+    for_every_scheme(Ager::Age, Mutator::Remove, &[1, 2, 3]);
+}
+
+#[test]
+fn i_life_test_age_against_remove() {
+    for_every_scheme(Ager::TestAge, Mutator::Remove, &[1, 2, 3]);
+}
+
+#[test]
+fn i_life_age_against_zap_all() {
+    for_every_scheme(Ager::Age, Mutator::ZapAll, &[1, 2]);
+}
+
+#[test]
+fn i_life_test_age_against_zap_all() {
+    for_every_scheme(Ager::TestAge, Mutator::ZapAll, &[1, 2]);
+}
+
+#[test]
+fn i_life_age_against_unmap() {
+    for_every_scheme(Ager::Age, Mutator::Unmap, &[1, 3]);
+}
+
+#[test]
+fn i_life_test_age_against_unmap() {
+    for_every_scheme(Ager::TestAge, Mutator::Unmap, &[1, 3]);
+}
+
+#[test]
+fn i_progress_two_agers_on_one_rmap() {
+    for scheme in sound_schemes() {
+        for (mine, other) in [
+            (Ager::Age, Ager::Age),
+            (Ager::Age, Ager::TestAge),
+            (Ager::TestAge, Ager::TestAge),
+        ] {
+            println!("{}: {mine:?} against {other:?}", scheme.name);
+            explore(move || {
+                let mmu = mmu_with_chain(scheme.build, 3, 4);
+                let side = {
+                    let mmu = Arc::clone(&mmu);
+                    thread::spawn(move || other.run(&**mmu).young)
+                };
+                let young = mine.run(&**mmu).young;
+                let other_young = side.join().expect("the ager does not panic");
+                if scheme.exact {
+                    assert!(young || other_young, "I-young: both missed it");
+                }
+                check_at_rest(&**mmu, scheme, 3);
+            });
+        }
+    }
+}
+
+#[test]
+fn i_zap_a_touched_and_aged_spte_stays_zapped() {
+    for scheme in sound_schemes() {
+        println!("{}: age and touch against zap", scheme.name);
+        explore(move || {
+            let mmu = mmu_with_chain(scheme.build, 2, 4);
+            let side = {
+                let mmu = Arc::clone(&mmu);
+                thread::spawn(move || mmu.touch(mapping(0)))
+            };
+            let ager = {
+                let mmu = Arc::clone(&mmu);
+                thread::spawn(move || Ager::Age.run(&**mmu))
+            };
+            let mut vcpu = Vcpu::new();
+            assert!(
+                mmu.zap(&mut vcpu, mapping(0))
+                    .expect("mapped")
+                    .was_present()
+            );
+            side.join().expect("the hardware does not panic");
+            ager.join().expect("the ager does not panic");
+            assert!(
+                !mmu.touch(mapping(0)),
+                "I-zap: the zapped SPTE is there again"
+            );
+            check_at_rest(&**mmu, scheme, 1);
+        });
+    }
+}

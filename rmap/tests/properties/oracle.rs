@@ -1,0 +1,153 @@
+//! What an MMU should be: a map from place to state.
+
+use std::collections::BTreeMap;
+
+use rmap::{Gfn, GfnRange, Level, Mapping, MmuConfig, RmapError};
+
+/// Slot, level, index of the page at that level, alias.
+type Key = (usize, Level, u64, u32);
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    young: bool,
+    writable: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    slots: Vec<GfnRange>,
+    aliases: u32,
+    mapped: BTreeMap<Key, State>,
+}
+
+impl Oracle {
+    pub(crate) fn new(config: &MmuConfig) -> Self {
+        let slots = config.memslots.iter();
+        Self {
+            slots: slots
+                .map(|slot| GfnRange::pages(slot.base_gfn, slot.npages))
+                .collect(),
+            aliases: config.aliases,
+            mapped: BTreeMap::new(),
+        }
+    }
+
+    fn slot(&self, gfn: Gfn) -> Option<usize> {
+        self.slots
+            .iter()
+            .position(|slot| slot.start <= gfn && gfn < slot.end)
+    }
+
+    fn key(&self, mapping: Mapping) -> Option<Key> {
+        let slot = self.slot(mapping.gfn)?;
+        let index = mapping.gfn.0 / mapping.level.npages();
+        (mapping.alias < self.aliases).then_some((slot, mapping.level, index, mapping.alias))
+    }
+
+    /// The error a mapping must give, if any.
+    pub(crate) fn check(&self, mapping: Mapping) -> Result<(), RmapError> {
+        if self.slot(mapping.gfn).is_none() {
+            return Err(RmapError::NoMemslot(mapping.gfn));
+        }
+        if mapping.alias >= self.aliases {
+            return Err(RmapError::NoSuchAlias {
+                alias: mapping.alias,
+                aliases: self.aliases,
+            });
+        }
+        Ok(())
+    }
+
+    /// Returns whether it was mapped already.
+    pub(crate) fn fault(&mut self, mapping: Mapping, write: bool) -> bool {
+        let Some(key) = self.key(mapping) else {
+            return false;
+        };
+        let old = self.mapped.get(&key).copied();
+        let writable = write || old.is_some_and(|state| state.writable);
+        self.mapped.insert(
+            key,
+            State {
+                young: true,
+                writable,
+            },
+        );
+        old.is_some()
+    }
+
+    /// Returns whether it was young, if it was mapped.
+    pub(crate) fn zap(&mut self, mapping: Mapping) -> Option<bool> {
+        let key = self.key(mapping)?;
+        self.mapped.remove(&key).map(|state| state.young)
+    }
+
+    pub(crate) fn zap_rmap(&mut self, mapping: Mapping) {
+        if let Some((slot, level, index, _)) = self.key(mapping) {
+            self.mapped
+                .retain(|key, _| (key.0, key.1, key.2) != (slot, level, index));
+        }
+    }
+
+    pub(crate) fn chain_len(&self, mapping: Mapping) -> u32 {
+        let first = self.key(Mapping {
+            alias: 0,
+            ..mapping
+        });
+        first.map_or(0, |(slot, level, index, _)| {
+            self.mapped
+                .range((slot, level, index, 0)..=(slot, level, index, u32::MAX))
+                .count() as u32
+        })
+    }
+
+    pub(crate) fn touch(&mut self, mapping: Mapping) -> bool {
+        let state = self.key(mapping).and_then(|key| self.mapped.get_mut(&key));
+        state.map(|state| state.young = true).is_some()
+    }
+
+    /// The mapping's page shares a gfn with the range and with its own slot.
+    fn overlaps(&self, key: &Key, range: GfnRange) -> bool {
+        let (slot, level, index, _) = *key;
+        let page = GfnRange::pages(Gfn(index * level.npages()), level.npages());
+        let part = self.slots[slot].intersection(&range);
+        part.is_some_and(|part| part.intersection(&page).is_some())
+    }
+
+    fn keys(&self, range: GfnRange) -> Vec<Key> {
+        let keys = self.mapped.keys();
+        keys.filter(|key| self.overlaps(key, range))
+            .copied()
+            .collect()
+    }
+
+    pub(crate) fn unmap(&mut self, range: GfnRange) -> u64 {
+        let keys = self.keys(range);
+        for key in &keys {
+            self.mapped.remove(key);
+        }
+        keys.len() as u64
+    }
+
+    pub(crate) fn is_young(&self, range: GfnRange) -> bool {
+        self.keys(range).iter().any(|key| self.mapped[key].young)
+    }
+
+    pub(crate) fn set_young(&mut self, range: GfnRange, young: bool) {
+        for key in self.keys(range) {
+            self.mapped
+                .entry(key)
+                .and_modify(|state| state.young = young);
+        }
+    }
+
+    pub(crate) fn write_protect(&mut self, range: GfnRange) -> u64 {
+        let mut protected = 0;
+        for key in self.keys(range) {
+            self.mapped.entry(key).and_modify(|state| {
+                protected += u64::from(state.writable);
+                state.writable = false;
+            });
+        }
+        protected
+    }
+}
