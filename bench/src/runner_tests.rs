@@ -7,6 +7,7 @@ use report::schema::Params;
 
 use super::*;
 use crate::counters::CounterSet;
+use crate::disturb::ThreadDisturbance;
 use crate::plan::tests::plan;
 use crate::workload::Measure;
 
@@ -16,6 +17,7 @@ struct Probe {
     id: usize,
     log: Log,
     missing_counter: bool,
+    migrated: bool,
 }
 
 impl Measure for Probe {
@@ -39,9 +41,14 @@ impl Measure for Probe {
             latency: Some(latency),
             counters: vec![("cycles", counted)],
         };
+        let thread = ThreadDisturbance {
+            involuntary_switches: Observed::Value(0),
+            migrations: Observed::Value(u64::from(self.migrated)),
+            cpu_share: Observed::Value(1.0),
+        };
         Ok(Measured {
             readings: vec![reading],
-            threads: Vec::new(),
+            threads: vec![thread],
         })
     }
 }
@@ -51,6 +58,7 @@ struct Fake {
     cells: usize,
     resident_bytes: u64,
     missing_counter: bool,
+    migrated: bool,
 }
 
 // SAFETY: the tests call a `Fake` on the thread that made it only.
@@ -78,6 +86,7 @@ impl Workload for Fake {
                 id,
                 log: Rc::clone(&self.log),
                 missing_counter: self.missing_counter,
+                migrated: self.migrated,
             }),
         };
         Ok((0..self.cells).map(cell).collect())
@@ -90,6 +99,7 @@ fn fake(cells: usize) -> Fake {
         cells,
         resident_bytes: 0,
         missing_counter: false,
+        migrated: false,
     }
 }
 
@@ -164,6 +174,16 @@ fn a_counter_missing_in_one_round_is_missing_in_the_record() {
         outcome.records[0].counters["cycles"],
         Observed::missing("gone")
     );
+}
+
+#[test]
+fn figures_whose_threads_were_moved_are_marked() {
+    let workload = Fake {
+        migrated: true,
+        ..fake(1)
+    };
+    let outcome = run(&workload, 6, 1, &AtomicBool::new(false)).unwrap();
+    assert!(outcome.records[0].spoiled.is_some());
 }
 
 #[test]

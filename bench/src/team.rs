@@ -175,6 +175,52 @@ mod tests {
     }
 
     #[test]
+    fn nobody_measures_beside_a_late_or_an_idle_partner() {
+        let cpus = usable();
+        if cpus.len() < 2 {
+            return;
+        }
+        // One builds for long, the other measures for long.
+        let spans = run(&cpus[..2], vec![member(300, 0), member(0, 50)]).unwrap();
+        let [late, long] = spans[..] else {
+            panic!("two members");
+        };
+        assert!(long.start.abs_diff(late.start) < Duration::from_millis(200));
+        assert!(late.left >= long.end);
+    }
+
+    #[derive(Clone, Copy)]
+    struct Times {
+        start: Instant,
+        end: Instant,
+        left: Instant,
+    }
+
+    trait Apart {
+        fn abs_diff(self, other: Self) -> Duration;
+    }
+
+    impl Apart for Instant {
+        fn abs_diff(self, other: Self) -> Duration {
+            self.max(other) - self.min(other)
+        }
+    }
+
+    fn member<'a>(build_ms: u64, measure_ms: u64) -> Member<'a, Times> {
+        Box::new(move |seat| {
+            std::thread::sleep(Duration::from_millis(build_ms));
+            let timed = || {
+                let start = Instant::now();
+                std::thread::sleep(Duration::from_millis(measure_ms));
+                (start, Instant::now())
+            };
+            let ((start, end), _) = seat.measure(timed).unwrap();
+            let left = Instant::now();
+            Times { start, end, left }
+        })
+    }
+
+    #[test]
     fn more_members_than_cpus_are_refused_before_any_starts() {
         let member = || -> Member<'_, ()> { Box::new(|_| unreachable!("started")) };
         let error = run(&[0], vec![member(), member()]).unwrap_err();
