@@ -64,7 +64,7 @@ pub enum BackingError {
 pub(crate) fn create(dir: Option<&Path>, len: u64, write: bool) -> Result<File, BackingError> {
     let (file, dir) = match dir {
         Some(dir) => (create_in(dir)?, dir.to_owned()),
-        None => create_in_any(&[std::env::temp_dir(), "/var/tmp".into(), "/tmp".into()])?,
+        None => create_in_temporary()?,
     };
     resize(&file, len, write).map_err(|cause| BackingError::Resize {
         dir,
@@ -74,12 +74,13 @@ pub(crate) fn create(dir: Option<&Path>, len: u64, write: bool) -> Result<File, 
     Ok(file)
 }
 
-/// Whether a file can back guest memory in `dir` or, with `None`, in a temporary directory.
-///
-/// # Errors
-/// As for a guest with [`Backing::File`](crate::Backing::File).
-pub(crate) fn probe(dir: Option<&Path>) -> Result<(), BackingError> {
-    create(dir, 4096, true).map(drop)
+/// The temporary directory that would back a guest's memory.
+pub(crate) fn temporary_on_disk() -> Result<PathBuf, BackingError> {
+    create_in_temporary().map(|(_, dir)| dir)
+}
+
+fn create_in_temporary() -> Result<(File, PathBuf), BackingError> {
+    create_in_any(&[std::env::temp_dir(), "/var/tmp".into(), "/tmp".into()])
 }
 
 /// The first directory that works; the first one's error if none does.

@@ -20,6 +20,8 @@
 //!
 //! Whatever way a guest ends, it leaves no process, cgroup, file or changed setting behind; what
 //! even `SIGKILL` leaves (an empty cgroup, khugepaged's scan settings) the next guest sweeps up.
+//! One thing stays after a `SIGKILL`: the memory controller handed to the children of a v2 root
+//! that had it for itself before.
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!("the guest is a program for x86-64 KVM on Linux");

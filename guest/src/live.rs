@@ -17,9 +17,9 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::GuestError;
@@ -98,12 +98,28 @@ pub fn memcg() -> Result<(), CgroupError> {
     Memcg::join().map(drop)
 }
 
-/// Whether a temporary directory lies on a disk.
+/// The temporary directory on a disk that file-backed guests use.
 ///
 /// # Errors
 /// As for a guest with a file backing.
-pub fn disk() -> Result<(), BackingError> {
-    backing::probe(None)
+pub fn disk() -> Result<PathBuf, BackingError> {
+    backing::temporary_on_disk()
+}
+
+/// Whether KVM runs guests under shadow paging here, where rmap chains are as long as the aliases.
+///
+/// # Errors
+/// The parameter that says otherwise.
+pub fn shadow_paging() -> Result<(), String> {
+    for parameter in ["kvm_intel/parameters/ept", "kvm_amd/parameters/npt"] {
+        let value = fs::read_to_string(Path::new("/sys/module").join(parameter));
+        if value.is_ok_and(|value| matches!(value.trim(), "Y" | "1")) {
+            return Err(format!(
+                "needs shadow paging: {parameter} is on, load that module with it off"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Whether khugepaged runs here.

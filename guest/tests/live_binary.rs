@@ -110,7 +110,8 @@ fn a_signal_ends_the_guest_and_leaves_nothing() {
     let Some(()) = live::require(name, host()) else {
         return;
     };
-    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = live::disk().expect("a disk");
+    let dir = tempfile::tempdir_in(disk).expect("temporary directory");
     let path = dir.path().to_str().expect("text");
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut guest = Running::start(&["--driver", "reclaim", "--dir", path]);

@@ -29,6 +29,11 @@ fn start(config: GuestConfig) -> Guest {
     Guest::start(config).expect("the guest starts")
 }
 
+fn sptes(guest: &Guest) -> u64 {
+    let stats = guest.stats().expect("statistics");
+    stats.sptes_4k().expect("counted")
+}
+
 /// Counts the events of `guest` that this thread causes: other agers of the host are not ours.
 fn counter(guest: &Guest, tid: Option<u32>) -> EventCounter {
     let mut filter = EventFilter::in_range(guest.memory());
@@ -52,6 +57,7 @@ fn one_reclaim_of_a_paused_guest_ages_and_takes_every_page() {
     let pages = 1024;
     let guest = start(GuestConfig::new(pages, 4).with_driver(Driver::Reclaim));
     guest.pause().expect("pauses");
+    let before = sptes(&guest);
     let counter = counter(&guest, this_thread());
     guest.drive_once().expect("reclaims");
     let counts = counter.counts().expect("counts");
@@ -59,7 +65,14 @@ fn one_reclaim_of_a_paused_guest_ages_and_takes_every_page() {
     println!("{counts:?} {:?}", report.sptes_4k);
     assert!(counts.age >= pages, "{counts:?}");
     assert_eq!(counts.test_age, 0);
-    assert_eq!(report.sptes_4k, Some(2), "all data pages were taken");
+    // Under two-dimensional paging all aliases of a page share one SPTE.
+    let per_page = if live::shadow_paging().is_ok() { 4 } else { 1 };
+    let after = report.sptes_4k.expect("counted");
+    assert_eq!(
+        before - after,
+        pages * per_page,
+        "all data pages were taken"
+    );
     assert_eq!(report.driver_iterations, 1);
 }
 
@@ -94,9 +107,9 @@ fn reclaim_in_a_loop_goes_on_while_the_guest_brings_its_pages_back() {
 }
 
 #[test]
-fn a_held_guest_is_aged_twice_per_page_and_iteration_with_full_chains() {
+fn a_held_guest_is_aged_once_or_twice_per_page_and_iteration() {
     let _alone = live::exclusive();
-    let name = "a_held_guest_is_aged_twice_per_page_and_iteration_with_full_chains";
+    let name = "a_held_guest_is_aged_once_or_twice_per_page_and_iteration";
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
@@ -109,9 +122,9 @@ fn a_held_guest_is_aged_twice_per_page_and_iteration_with_full_chains() {
     let counts = counter.counts().expect("counts");
     let report = guest.stop().expect("stops");
     println!("{counts:?} {} iterations", report.driver_iterations);
-    // Young once, then old; a little more where something else looked at a page in between.
+    // Young once, then old and taken; a running guest is aged many times more.
     let per_iteration = counts.age / report.driver_iterations;
-    assert!((1024 * 2..1024 * 3).contains(&per_iteration), "{counts:?}");
+    assert!((1024..1024 * 3).contains(&per_iteration), "{counts:?}");
 }
 
 /// Drives in a loop until `iterations` are done.
@@ -156,6 +169,7 @@ fn khugepaged_tests_pages_and_leaves_chains_and_settings_alone() {
     let before = khugepaged_settings();
     let guest = start(GuestConfig::new(2048, 4).with_driver(Driver::Khugepaged));
     assert_ne!(khugepaged_settings(), before);
+    let mapped = sptes(&guest);
     let counter = counter(&guest, None);
     for _ in 0..3 {
         guest.drive_once().expect("scans");
@@ -164,11 +178,7 @@ fn khugepaged_tests_pages_and_leaves_chains_and_settings_alone() {
     let report = guest.stop().expect("stops");
     println!("{counts:?} {:?}", report.sptes_4k);
     assert!(counts.test_age >= 3 * 4 * 500, "{counts:?}");
-    assert_eq!(
-        report.sptes_4k,
-        Some(2048 * 4 + 2),
-        "chains stay as they are"
-    );
+    assert_eq!(report.sptes_4k, Some(mapped), "chains stay as they are");
     assert_eq!(khugepaged_settings(), before);
 }
 

@@ -9,17 +9,6 @@ use guest::{Backing, Guest, GuestConfig, GuestError, live};
 /// not by the guest, so they have none.
 const OWN_SPTES: u64 = 2;
 
-/// Whether KVM runs guests under shadow paging here, where chains are as long as the aliases.
-fn shadow_paging() -> Result<(), String> {
-    for module in ["kvm_intel/parameters/ept", "kvm_amd/parameters/npt"] {
-        let parameter = std::fs::read_to_string(format!("/sys/module/{module}"));
-        if parameter.is_ok_and(|value| matches!(value.trim(), "Y" | "1")) {
-            return Err(format!("needs shadow paging: {module} is on"));
-        }
-    }
-    Ok(())
-}
-
 fn start(config: GuestConfig) -> Guest {
     Guest::start(config).expect("the guest starts")
 }
@@ -30,7 +19,7 @@ fn every_alias_of_every_page_has_an_spte() {
     let name = "every_alias_of_every_page_has_an_spte";
     let host = live::kvm()
         .map_err(|error| error.to_string())
-        .and_then(|()| shadow_paging());
+        .and_then(|()| live::shadow_paging());
     let Some(()) = live::require(name, host) else {
         return;
     };
@@ -49,8 +38,8 @@ fn file_backed_pages_are_mapped_like_anonymous_ones() {
     let name = "file_backed_pages_are_mapped_like_anonymous_ones";
     let host = live::kvm()
         .map_err(|error| error.to_string())
-        .and_then(|()| shadow_paging())
-        .and_then(|()| live::disk().map_err(|error| error.to_string()));
+        .and_then(|()| live::shadow_paging())
+        .and_then(|()| live::disk().map(drop).map_err(|error| error.to_string()));
     let Some(()) = live::require(name, host) else {
         return;
     };

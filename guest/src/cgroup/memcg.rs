@@ -93,19 +93,15 @@ impl Memcg {
         &self.directory.0
     }
 
-    /// Opens the cgroup's reclaim file, to ask for `bytes` at a time (v1 always asks for all).
-    pub(crate) fn reclaimer(&self, bytes: u64) -> Result<Reclaimer, PathError> {
-        let (name, request) = match self.version() {
-            CgroupVersion::V1 => ("memory.force_empty", "0".to_owned()),
-            CgroupVersion::V2 => ("memory.reclaim", bytes.to_string()),
+    /// Opens the cgroup's reclaim file.
+    pub(crate) fn reclaimer(&self) -> Result<Reclaimer, PathError> {
+        let (name, usage) = match self.version() {
+            CgroupVersion::V1 => ("memory.force_empty", None),
+            CgroupVersion::V2 => ("memory.reclaim", Some(self.path().join("memory.current"))),
         };
         let path = self.path().join(name);
         match OpenOptions::new().write(true).open(&path) {
-            Ok(file) => Ok(Reclaimer {
-                file,
-                path,
-                request,
-            }),
+            Ok(file) => Ok(Reclaimer { file, path, usage }),
             Err(cause) => Err(PathError::new("open", path, cause)),
         }
     }
@@ -116,14 +112,21 @@ impl Memcg {
 pub(crate) struct Reclaimer {
     file: File,
     path: PathBuf,
-    request: String,
+    /// The file with the bytes in use, on hierarchies that want to be told how much to reclaim.
+    usage: Option<PathBuf>,
 }
 
 impl Reclaimer {
-    /// Reclaims once, in the calling thread. Less than asked for is no error: the guest brings
-    /// its pages back while they are taken.
+    /// Reclaims all there is, once, in the calling thread. Less is no error: the guest brings its
+    /// pages back while they are taken, and some memory cannot be taken.
     pub(crate) fn reclaim(&mut self) -> Result<(), PathError> {
-        match self.file.write_all(self.request.as_bytes()) {
+        let request = match &self.usage {
+            None => "0".into(),
+            Some(usage) => {
+                fs::read_to_string(usage).map_err(|cause| PathError::new("read", usage, cause))?
+            }
+        };
+        match self.file.write_all(request.trim().as_bytes()) {
             Ok(()) => Ok(()),
             Err(error) if is_partial(&error) => Ok(()),
             Err(cause) => Err(PathError::new("write", &self.path, cause)),

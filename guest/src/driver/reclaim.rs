@@ -22,7 +22,7 @@ impl Reclaim {
         if config.backing == Backing::Anonymous && !has_swap(Path::new("/proc/swaps"))? {
             return Err(DriverError::NoSwap);
         }
-        let reclaimer = memcg.reclaimer(config.data_bytes())?;
+        let reclaimer = memcg.reclaimer()?;
         Ok(Self { reclaimer })
     }
 }
