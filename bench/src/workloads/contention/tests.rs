@@ -178,12 +178,9 @@ fn operations_are_paced_and_stay_on_their_own_pages() {
     let mmu = Stalling::default();
     let slice = Duration::from_millis(20);
     let (fault, zap) = drive(&mmu, slice);
-    let due = slice.as_nanos() as u64 / threads::PACE.as_nanos() as u64;
-    assert!(
-        (due - 2..=due).contains(&(fault.count() + zap.count())),
-        "{}",
-        fault.count()
-    );
+    let due = slice.as_nanos() as f64 / threads::PACE.as_nanos() as f64;
+    let done = (fault.count() + zap.count()) as f64;
+    assert!((done / due - 1.0).abs() < 2e-3, "{done} of {due}");
     let zapped = mmu.zapped.lock().unwrap();
     assert!(zapped.iter().all(|m| (100..150).contains(&m.gfn.0)));
 }
