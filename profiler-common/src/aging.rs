@@ -233,8 +233,60 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// How many counters there are.
-    pub const WORDS: usize = size_of::<Self>() / size_of::<u64>();
+    /// Adds another CPU's counters.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            callbacks,
+            cells_full,
+            stacks,
+            stacks_failed,
+            stacks_changed,
+            events,
+            events_lost,
+            samples,
+            samples_user,
+            samples_failed,
+            samples_filed,
+            samples_unfiled,
+            starts_full,
+            exits_unmatched,
+            histograms_full,
+            starts_replaced,
+        } = other;
+        self.callbacks += callbacks;
+        self.cells_full += cells_full;
+        self.stacks += stacks;
+        self.stacks_failed += stacks_failed;
+        self.stacks_changed += stacks_changed;
+        self.events += events;
+        self.events_lost += events_lost;
+        self.samples += samples;
+        self.samples_user += samples_user;
+        self.samples_failed += samples_failed;
+        self.samples_filed += samples_filed;
+        self.samples_unfiled += samples_unfiled;
+        self.starts_full += starts_full;
+        self.exits_unmatched += exits_unmatched;
+        self.histograms_full += histograms_full;
+        self.starts_replaced += starts_replaced;
+    }
+}
+
+impl Cell {
+    /// Adds another CPU's cell of the same key.
+    pub fn add(&mut self, other: &Self) {
+        self.callbacks += other.callbacks;
+        self.pages += other.pages;
+        self.locked += other.locked;
+        for (sum, count) in self.samples.iter_mut().zip(&other.samples) {
+            *sum += count;
+        }
+        self.young += other.young;
+        self.total_ns += other.total_ns;
+        self.wait_ns += other.wait_ns;
+        self.waits += other.waits;
+        self.max_ns = self.max_ns.max(other.max_ns);
+    }
 }
 
 const _: () = assert!(size_of::<CellKey>() == 8);

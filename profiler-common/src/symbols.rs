@@ -4,7 +4,7 @@
 //! without overlap; the kernel side looks each frame of a stack up in it.
 
 /// Capacity of the table; a power of two, so that the binary search is unrolled.
-pub const MAX_RANGES: usize = 64;
+pub const MAX_RANGES: usize = 128;
 /// Steps of a binary search over [`MAX_RANGES`].
 pub const SEARCH_STEPS: u32 = MAX_RANGES.trailing_zeros() + 1;
 

@@ -13,7 +13,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_ANY, BPF_NOEXIST},
+    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{fentry, fexit, kprobe, map},
     maps::{Array, HashMap, PerCpuHashMap},
@@ -69,8 +69,11 @@ static STARTS: HashMap<u64, Start> = HashMap::with_max_entries(16_384, 0);
 /// Numbers of the profiled VMs by the addresses of their `struct kvm` and `mm_struct`.
 #[map]
 static VM_NUMBERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+/// Allocated as keys turn up: most hosts see a handful, and every one takes
+/// 4 KB per CPU.
 #[map]
-static HISTOGRAMS: PerCpuHashMap<HistogramKey, Histogram> = PerCpuHashMap::with_max_entries(256, 0);
+static HISTOGRAMS: PerCpuHashMap<HistogramKey, Histogram> =
+    PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 /// Never written: the value of a new histogram.
 #[map]
 static ZERO_HISTOGRAM: Array<Histogram> = Array::with_max_entries(1, 0);
@@ -196,13 +199,11 @@ fn length_of(start: &Start, vm: u16) -> u16 {
 }
 
 #[inline(always)]
-fn add_latency(totals: &mut Totals, key: CellKey, of: u8, ns: u64) {
+fn add_latency(totals: &mut Totals, cell: CellKey, of: u8, ns: u64) {
     let key = HistogramKey {
-        vm: key.vm,
-        kind: key.kind,
-        caller: key.caller,
+        cell,
         span: of,
-        zero: [0; 3],
+        zero: [0; 7],
     };
     let histogram = match HISTOGRAMS.get_ptr_mut(key) {
         Some(histogram) => histogram,
@@ -273,7 +274,6 @@ fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()>
     add_latency(totals, key, span::TOTAL, total_ns);
     if start.inner_ns != 0 {
         add_latency(totals, key, span::WAIT, start.inner_ns - start.entered_ns);
-        add_latency(totals, key, span::WALK, now - start.inner_ns);
     }
     if callback::is_event_due(totals) {
         let event = Event {

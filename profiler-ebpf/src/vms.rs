@@ -242,6 +242,9 @@ unsafe fn visit(context: *const TaskFile) -> Option<()> {
         (*vm).tgid = read_member(task as u64, &TASK_TGID)?;
         (*vm).userspace_pid = read_member(kvm, &KVM_USERSPACE_PID)?;
         (*vm).vcpus = u32::from(is_vcpu);
+        (*vm).slots = 0;
+        (*vm).memslots[0] = 0;
+        (*vm).memslots[1] = 0;
         (*totals).vms = number + 1;
         let mut space = 0;
         while space < MAX_ADDRESS_SPACES as u32 {
@@ -254,7 +257,7 @@ unsafe fn visit(context: *const TaskFile) -> Option<()> {
     }
 }
 
-/// Finds VMs and their memslots. User space zeroes the tables before each run.
+/// Finds VMs and their memslots. User space zeroes the totals before each run.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn rs_vms(context: *mut TaskFile) -> i32 {

@@ -1,2 +1,56 @@
-//! rmapscope
-fn main() {}
+//! rmapscope: profiles KVM page aging on a live host.
+
+mod census;
+mod census_command;
+mod doctor;
+mod intervals;
+mod iterator;
+mod kernel;
+mod ladder;
+mod logger;
+mod object;
+mod privileges;
+mod record;
+mod vms;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Who ages the pages of this host's VMs, how long their rmap chains are, and
+/// what that costs.
+///
+/// Start with `rmapscope doctor`, then `rmapscope record`. Needs root, or
+/// CAP_BPF and CAP_PERFMON.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what can be observed on this host, and how to get the rest
+    Doctor(doctor::Options),
+    /// Record the aging callbacks of this host's VMs
+    Record(record::Options),
+    /// Count the rmap chain lengths of this host's VMs, once
+    Census(census_command::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Record(options) => record::run(&options),
+        Command::Census(options) => census_command::run(&options),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // Standard error may be closed; there is nobody left to tell then.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Struct members from BTF, including the split BTF of a KVM module.
+
+use std::{fs, path::Path};
+
+use btf_rs::{Btf, Type};
+use profiler_common::{
+    census::DESCRIPTOR_ENTRIES,
+    members::{MEMBERS, Member},
+};
+
+use super::KernelError;
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+const KVM_MODULE: &str = "/sys/kernel/btf/kvm";
+
+/// Where the members lie that the eBPF programs read.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    /// Each global with the offset it gets.
+    pub(crate) offsets: Vec<(&'static str, u32)>,
+    /// Buckets of a set of memslots.
+    pub(crate) id_hash_buckets: u32,
+    /// Address spaces of a VM.
+    pub(crate) address_spaces: u32,
+    /// How chains are laid out.
+    pub(crate) chains: Chains,
+    /// Meaningful bits of the notifiers' return value.
+    pub(crate) return_mask: u64,
+    /// KVM is part of vmlinux, so fentry can reach its functions.
+    pub(crate) kvm_built_in: bool,
+}
+
+/// The form of `pte_list_desc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chains {
+    /// The first descriptor counts the SPTEs behind it (6.4 and later).
+    TailCount,
+    /// Every descriptor counts its own SPTEs only.
+    PerDescriptor,
+}
+
+impl Layout {
+    /// Reads the running kernel's BTF.
+    pub(crate) fn read() -> Result<Self, KernelError> {
+        let types = Types::read()?;
+        let offsets = MEMBERS
+            .iter()
+            .map(|member| Ok((member.global, types.offset(member)?)))
+            .collect::<Result<_, KernelError>>()?;
+        Ok(Self {
+            offsets,
+            id_hash_buckets: types.array_length("kvm_memslots", "id_hash")?,
+            address_spaces: types.array_length("kvm", "memslots")?,
+            chains: types.chains()?,
+            return_mask: types.return_mask("__mmu_notifier_clear_young"),
+            kvm_built_in: types.kvm_built_in,
+        })
+    }
+
+    /// The offset passed in `global`.
+    pub(crate) fn offset(&self, global: &str) -> Option<u32> {
+        let (_, offset) = self.offsets.iter().find(|(name, _)| *name == global)?;
+        Some(*offset)
+    }
+}
+
+/// vmlinux's types, or a KVM module's on top of them.
+struct Types {
+    btf: Btf,
+    kvm_built_in: bool,
+}
+
+fn understood(path: &'static str, result: btf_rs::Result<Btf>) -> Result<Btf, KernelError> {
+    result.map_err(|error| KernelError::BadBtf {
+        path,
+        detail: error.to_string(),
+    })
+}
+
+impl Types {
+    fn read() -> Result<Self, KernelError> {
+        let bytes = fs::read(VMLINUX).map_err(|source| KernelError::NoBtf {
+            path: VMLINUX,
+            source,
+        })?;
+        let vmlinux = understood(VMLINUX, Btf::from_bytes(&bytes))?;
+        let built_in = Self {
+            btf: vmlinux,
+            kvm_built_in: true,
+        };
+        if built_in.member("kvm", "memslots").is_some() {
+            return Ok(built_in);
+        }
+        if !Path::new(KVM_MODULE).exists() {
+            return Err(KernelError::NoKvm);
+        }
+        Ok(Self {
+            btf: understood(KVM_MODULE, Btf::from_split_file(KVM_MODULE, &built_in.btf))?,
+            kvm_built_in: false,
+        })
+    }
+
+    /// Byte offset and type of `path` in the first struct of that name that has it.
+    fn member(&self, of: &str, path: &str) -> Option<(u32, Type)> {
+        let candidates = self.btf.resolve_types_by_name(of).ok()?;
+        candidates.into_iter().find_map(|candidate| {
+            let (mut bits, mut at) = (0, candidate);
+            for part in path.split('.') {
+                let (offset, found) = self.direct(&at, part)?;
+                bits += offset;
+                at = found;
+            }
+            Some((bits / 8, at))
+        })
+    }
+
+    /// Bit offset and type of a member, looking into anonymous structs and unions.
+    fn direct(&self, of: &Type, name: &str) -> Option<(u32, Type)> {
+        let (Type::Struct(body) | Type::Union(body)) = of else {
+            return None;
+        };
+        body.members.iter().find_map(|member| {
+            let inner = self.strip(self.btf.resolve_chained_type(member).ok()?)?;
+            let own = self.btf.resolve_name(member).unwrap_or_default();
+            if own == name {
+                return Some((member.bit_offset(), inner));
+            }
+            if !own.is_empty() {
+                return None;
+            }
+            let (offset, found) = self.direct(&inner, name)?;
+            Some((member.bit_offset() + offset, found))
+        })
+    }
+
+    /// The type behind typedefs and qualifiers.
+    fn strip(&self, mut at: Type) -> Option<Type> {
+        loop {
+            at = match &at {
+                Type::Typedef(inner) => self.btf.resolve_chained_type(inner).ok()?,
+                Type::Volatile(inner) => self.btf.resolve_chained_type(inner).ok()?,
+                Type::Const(inner) => self.btf.resolve_chained_type(inner).ok()?,
+                Type::Restrict(inner) => self.btf.resolve_chained_type(inner).ok()?,
+                Type::TypeTag(inner) => self.btf.resolve_chained_type(inner).ok()?,
+                _ => return Some(at),
+            };
+        }
+    }
+
+    fn offset(&self, member: &Member) -> Result<u32, KernelError> {
+        let Member { of, path, .. } = *member;
+        let found = self.member(of, path);
+        found
+            .map(|(offset, _)| offset)
+            .ok_or(KernelError::NoMember { of, path })
+    }
+
+    fn array_length(&self, of: &'static str, path: &'static str) -> Result<u32, KernelError> {
+        match self.member(of, path) {
+            Some((_, Type::Array(array))) => Ok(u32::try_from(array.len()).unwrap_or(u32::MAX)),
+            _ => Err(KernelError::NoMember { of, path }),
+        }
+    }
+
+    /// The form of the descriptors; anything but the two known ones is refused,
+    /// because lengths read from it would be wrong.
+    fn chains(&self) -> Result<Chains, KernelError> {
+        const OF: &str = "pte_list_desc";
+        let offset = |path| self.member(OF, path).map(|(offset, _)| offset);
+        let entries = match self.member(OF, "sptes") {
+            Some((16, Type::Array(array))) => array.len(),
+            _ => 0,
+        };
+        let known = offset("more") == Some(0)
+            && offset("spte_count") == Some(8)
+            && entries == DESCRIPTOR_ENTRIES;
+        match offset("tail_count") {
+            Some(12) if known => Ok(Chains::TailCount),
+            None if known => Ok(Chains::PerDescriptor),
+            _ => Err(KernelError::NoMember {
+                of: OF,
+                path: "more, spte_count, tail_count, sptes[14] in their known places",
+            }),
+        }
+    }
+
+    /// Bits of a function's return value: 8 for `bool`, 32 for `int`.
+    fn return_mask(&self, function: &str) -> u64 {
+        const INT: u64 = 0xffff_ffff;
+        let found = self.btf.resolve_types_by_name(function).unwrap_or_default();
+        let returned = found.into_iter().find_map(|found| {
+            let Type::Func(function) = found else {
+                return None;
+            };
+            let Type::FuncProto(prototype) = self.btf.resolve_chained_type(&function).ok()? else {
+                return None;
+            };
+            self.strip(
+                self.btf
+                    .resolve_type_by_id(prototype.return_type_id())
+                    .ok()?,
+            )
+        });
+        match returned {
+            Some(Type::Int(int)) if int.size() == 1 => 0xff,
+            _ => INT,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Kernel functions from kallsyms: their text ranges, and names for stacks.
+
+use std::fs;
+
+use profiler_common::symbols::{MAX_RANGES, TextRange, tag};
+
+use super::KernelError;
+
+/// Functions whose frames mean something, and what.
+const FUNCTIONS: &[(&str, u64)] = &[
+    ("__mmu_notifier_clear_flush_young", tag::CLEAR_FLUSH_YOUNG),
+    ("kvm_mmu_notifier_clear_flush_young", tag::CLEAR_FLUSH_YOUNG),
+    ("__mmu_notifier_clear_young", tag::CLEAR_YOUNG),
+    ("kvm_mmu_notifier_clear_young", tag::CLEAR_YOUNG),
+    ("__mmu_notifier_test_young", tag::TEST_YOUNG),
+    ("kvm_mmu_notifier_test_young", tag::TEST_YOUNG),
+    ("kvm_age_gfn", tag::AGE_GFN),
+    ("kvm_test_age_gfn", tag::AGE_GFN),
+    ("kvm_tdp_mmu_age_gfn_range", tag::AGE_GFN),
+    ("__kvm_tdp_mmu_age_gfn_range", tag::AGE_GFN),
+    ("kvm_tdp_mmu_test_age_gfn", tag::AGE_GFN),
+    ("kvm_rmap_age_gfn_range", tag::RMAP),
+    ("kvm_age_rmap", tag::RMAP),
+    ("kvm_test_age_rmap", tag::RMAP),
+    ("__bpf_trace_kvm_age_hva", tag::TRACEPOINT),
+    ("__bpf_trace_kvm_test_age_hva", tag::TRACEPOINT),
+    ("__traceiter_kvm_age_hva", tag::TRACEPOINT),
+    ("__traceiter_kvm_test_age_hva", tag::TRACEPOINT),
+    ("try_to_free_mem_cgroup_pages", tag::MEMCG),
+    ("mem_cgroup_shrink_node", tag::MEMCG),
+    ("kswapd", tag::KSWAPD),
+    ("balance_pgdat", tag::KSWAPD),
+    ("try_to_free_pages", tag::DIRECT),
+    ("node_reclaim", tag::DIRECT),
+    ("shrink_node", tag::RECLAIM),
+    ("shrink_lruvec", tag::RECLAIM),
+    ("shrink_folio_list", tag::RECLAIM),
+    ("shrink_active_list", tag::RECLAIM),
+    ("folio_referenced", tag::RECLAIM),
+    ("try_to_inc_max_seq", tag::MGLRU),
+    ("lru_gen_look_around", tag::LOOKAROUND),
+    ("kdamond_fn", tag::DAMON),
+    ("damon_folio_mkold", tag::DAMON),
+    ("damon_folio_young", tag::DAMON),
+    ("damon_ptep_mkold", tag::DAMON),
+    ("damon_pmdp_mkold", tag::DAMON),
+    ("khugepaged", tag::KHUGEPAGED),
+    ("madvise_collapse", tag::KHUGEPAGED),
+    ("hpage_collapse_scan_pmd", tag::KHUGEPAGED),
+    ("collapse_huge_page", tag::KHUGEPAGED),
+    ("collapse_pte_mapped_thp", tag::KHUGEPAGED),
+    ("page_idle_bitmap_read", tag::PAGE_IDLE),
+    ("page_idle_bitmap_write", tag::PAGE_IDLE),
+    ("page_idle_clear_pte_refs", tag::PAGE_IDLE),
+];
+
+#[derive(Debug)]
+struct Symbol {
+    address: u64,
+    name: Box<str>,
+}
+
+/// The kernel's functions, by address.
+#[derive(Debug)]
+pub(crate) struct Symbols {
+    sorted: Vec<Symbol>,
+}
+
+impl Symbols {
+    /// Reads `/proc/kallsyms`.
+    pub(crate) fn read() -> Result<Self, KernelError> {
+        let text = fs::read_to_string("/proc/kallsyms").map_err(KernelError::NoKallsyms)?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Result<Self, KernelError> {
+        let mut sorted: Vec<Symbol> = text.lines().filter_map(parse_line).collect();
+        sorted.sort_by_key(|symbol| symbol.address);
+        if sorted.last().is_none_or(|symbol| symbol.address == 0) {
+            return Err(KernelError::HiddenAddresses);
+        }
+        Ok(Self { sorted })
+    }
+
+    /// The address of the one function called `name`.
+    pub(crate) fn address(&self, name: &'static str) -> Result<u64, KernelError> {
+        let mut found = self.sorted.iter().filter(|symbol| &*symbol.name == name);
+        match (found.next(), found.next()) {
+            (Some(symbol), None) => Ok(symbol.address),
+            _ => Err(KernelError::NoFunction(name)),
+        }
+    }
+
+    /// Whether `name`, or the compiler's clone of it, exists.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.sorted
+            .iter()
+            .any(|symbol| is_form_of(&symbol.name, name))
+    }
+
+    /// The table of meaningful text ranges, sorted and without overlap. A
+    /// kernel that lacks a function lacks what it stands for.
+    pub(crate) fn text_ranges(&self) -> Vec<TextRange> {
+        let mut ranges = Vec::new();
+        for (position, symbol) in self.sorted.iter().enumerate() {
+            let Some((_, tag)) = FUNCTIONS
+                .iter()
+                .find(|(name, _)| is_form_of(&symbol.name, name))
+            else {
+                continue;
+            };
+            let next = self.sorted[position..]
+                .iter()
+                .find(|later| later.address > symbol.address);
+            ranges.push(TextRange {
+                low: symbol.address,
+                high: next.map_or(u64::MAX, |next| next.address),
+                tag: *tag,
+            });
+        }
+        ranges.dedup_by_key(|range| range.low);
+        ranges.truncate(MAX_RANGES);
+        ranges
+    }
+
+    /// The name of the function that `address` lies in.
+    pub(crate) fn name_of(&self, address: u64) -> String {
+        let after = self
+            .sorted
+            .partition_point(|symbol| symbol.address <= address);
+        match after
+            .checked_sub(1)
+            .and_then(|before| self.sorted.get(before))
+        {
+            Some(symbol) => symbol.name.to_string(),
+            None => format!("{address:#x}"),
+        }
+    }
+}
+
+/// `address kind name [module]`; text symbols only.
+fn parse_line(line: &str) -> Option<Symbol> {
+    let mut words = line.split_ascii_whitespace();
+    let address = u64::from_str_radix(words.next()?, 16).ok()?;
+    let kind = words.next()?;
+    if !matches!(kind, "t" | "T" | "w" | "W") {
+        return None;
+    }
+    let name = words.next()?.into();
+    Some(Symbol { address, name })
+}
+
+/// Whether `symbol` is `name` or a part or clone of it that the compiler made.
+fn is_form_of(symbol: &str, name: &str) -> bool {
+    match symbol.strip_prefix(name) {
+        Some("") => true,
+        Some(suffix) => [".isra.", ".constprop.", ".part.", ".cold", ".llvm."]
+            .iter()
+            .any(|form| suffix.starts_with(form)),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+ffffffff81000100 T kvm_age_gfn
+ffffffff81000200 t kvm_rmap_age_gfn_range.isra.0
+ffffffff81000200 t alias_of_it
+ffffffff81000300 T something
+ffffffff81000250 d a_datum
+ffffffffc0000000 t kswapd_run\t[mod]
+";
+
+    #[test]
+    fn ranges_end_at_the_next_function_and_include_clones() {
+        let symbols = Symbols::parse(TEXT).unwrap();
+        let ranges = symbols.text_ranges();
+        assert_eq!(ranges.len(), 2, "{ranges:?}");
+        assert_eq!(
+            (ranges[0].low, ranges[0].high, ranges[0].tag),
+            (0xffff_ffff_8100_0100, 0xffff_ffff_8100_0200, tag::AGE_GFN)
+        );
+        assert_eq!(
+            (ranges[1].low, ranges[1].high, ranges[1].tag),
+            (0xffff_ffff_8100_0200, 0xffff_ffff_8100_0300, tag::RMAP)
+        );
+        assert!(symbols.has("kvm_rmap_age_gfn_range") && !symbols.has("kswapd"));
+        assert_eq!(symbols.name_of(0xffff_ffff_8100_0150), "kvm_age_gfn");
+        assert_eq!(symbols.name_of(1), "0x1");
+    }
+
+    #[test]
+    fn hidden_addresses_are_an_error() {
+        let hidden = "0000000000000000 T kvm_age_gfn\n";
+        assert!(matches!(
+            Symbols::parse(hidden),
+            Err(KernelError::HiddenAddresses)
+        ));
+        assert!(matches!(
+            Symbols::parse(""),
+            Err(KernelError::HiddenAddresses)
+        ));
+    }
+
+    #[test]
+    fn the_table_has_room_for_every_function_in_three_forms() {
+        assert!(FUNCTIONS.len() * 3 <= MAX_RANGES + 4, "{}", FUNCTIONS.len());
+    }
+}
