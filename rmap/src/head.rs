@@ -16,14 +16,14 @@
 //! Provenance is kept strictly: the word is a real pointer all the time and its
 //! low bits are changed with `map_addr`.
 
-use std::ptr::NonNull;
+use std::{ptr::NonNull, sync::atomic::compiler_fence};
 
 use crate::{
     desc::PteListDesc,
     spte::Spte,
     sync::{
         AtomicPtr, Canary,
-        Ordering::{Acquire, Relaxed, Release},
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
         spin_loop,
     },
 };
@@ -212,11 +212,33 @@ impl RmapHead {
         }
     }
 
-    /// Overwrites the word with no ordering at all: how the negative controls
-    /// break the rules, and how the July 2024 patch unlocked.
-    #[doc(hidden)]
-    pub fn store_relaxed(&self, word: HeadWord) {
-        self.word.store(word.0, Relaxed);
+    /// [`lock`](Self::lock) as the July 2024 patch had it: a full compare-exchange,
+    /// and a waiter that reads first and pauses afterwards.
+    #[inline]
+    pub fn lock_seed(&self) -> HeadWord {
+        let mut seen = self.load();
+        loop {
+            while seen.is_locked() {
+                seen = self.load();
+                spin_loop();
+            }
+            if seen.is_empty() {
+                return seen;
+            }
+            let locked = seen.locked().0;
+            match self.word.compare_exchange(seen.0, locked, SeqCst, Relaxed) {
+                Ok(_) => return seen,
+                Err(now) => seen = HeadWord(now),
+            }
+        }
+    }
+
+    /// Publishes a word without LOCKED by a plain store, as the July 2024 patch
+    /// did: ordered on x86-64, by the machine, and nowhere else.
+    #[inline]
+    pub fn store_plain(&self, word: HeadWord) {
+        compiler_fence(Release);
+        self.word.store(word.unlocked().0, Relaxed);
     }
 
     /// Declares a read of the chain that no mutator may run beside.

@@ -9,7 +9,7 @@
 //! mmu_lock held for write, [`Scheme::lock_for_edit`], a function of
 //! [`pte_list`](crate::pte_list), and [`Scheme::publish`].
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, ptr::NonNull};
 
 use crate::{
     head::{HeadWord, RmapHead},
@@ -111,4 +111,14 @@ pub unsafe fn walk_exclusive(
     head.assert_no_mutator();
     // SAFETY: from the caller: what the chain holds cannot leave it meanwhile.
     unsafe { crate::pte_list::walk(word, &mut |spte| op.visit(spte)) }
+}
+
+/// Visits the SPTE of an rmap that has one, without a lock.
+///
+/// # Safety
+/// **I-life**: the SPTE's shadow page stays allocated until this returns.
+#[inline]
+pub unsafe fn visit_one(spte: NonNull<Spte>, op: &mut impl AgeOp) -> ControlFlow<()> {
+    // SAFETY: from the caller.
+    op.visit(unsafe { spte.as_ref() })
 }

@@ -6,8 +6,14 @@
 use crate::{config::MmuConfig, error::RmapError, mmu::Mmu};
 
 pub mod bitlock;
+#[cfg(any(target_arch = "x86_64", loom))]
+pub mod bitlock_seed;
 pub mod rcu;
+pub mod rwlock_read;
 pub mod rwlock_write;
+pub mod single_bitlock;
+pub mod single_fallback;
+pub mod single_skip;
 
 /// One scheme, as commands and tables show it.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +37,19 @@ pub struct SchemeInfo {
     pub build: fn(&MmuConfig) -> Result<Box<dyn Mmu>, RmapError>,
 }
 
-static SCHEMES: &[SchemeInfo] = &[rwlock_write::INFO, bitlock::INFO, rcu::INFO];
+static SCHEMES: &[SchemeInfo] = &[
+    rwlock_write::INFO,
+    rwlock_read::INFO,
+    #[cfg(any(target_arch = "x86_64", loom))]
+    bitlock_seed::INFO,
+    bitlock::INFO,
+    single_skip::INFO,
+    single_fallback::INFO,
+    single_bitlock::INFO,
+    rcu::INFO,
+];
 
-/// All schemes, oldest first.
+/// All schemes, in the order in which tables show them.
 #[must_use]
 pub fn schemes() -> &'static [SchemeInfo] {
     SCHEMES

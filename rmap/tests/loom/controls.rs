@@ -12,7 +12,7 @@ use rmap::{
     head::{HeadWord, RmapHead},
     reclaim::ReadSide,
     scheme::{AgeOp, AgerContext, Exclusion, Scheme, walk_exclusive},
-    schemes::{bitlock::Bitlock, rcu::Rcu},
+    schemes::{bitlock::Bitlock, bitlock_seed, rcu::Rcu},
     shadow_mmu::ShadowMmu,
 };
 
@@ -84,15 +84,6 @@ broken_bitlock!(DropsMany, "Its unlock forgets MANY.", {
     fn publish(head: &RmapHead, word: HeadWord) { Bitlock::publish(head, word); }
 });
 
-broken_bitlock!(PlainStoreUnlock, "Its unlocks are plain stores without release.", {
-    fn walk((): &mut (), head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
-        walk_and_unlock(head, op, |word| head.store_relaxed(word))
-    }
-    fn publish(head: &RmapHead, word: HeadWord) { head.store_relaxed(word); }
-}, inherit {
-    fn lock_for_edit(head: &RmapHead) -> HeadWord { Bitlock::lock_for_edit(head) }
-});
-
 broken_bitlock!(MutatorSkipsBit, "Its mutators do not take the bit.", {
     fn lock_for_edit(head: &RmapHead) -> HeadWord { head.load().unlocked() }
 }, inherit {
@@ -140,9 +131,9 @@ fn control_an_unlock_that_drops_many_is_caught() {
 }
 
 #[test]
-fn control_a_plain_store_unlock_is_caught() {
+fn control_the_seeds_plain_store_unlock_is_caught_in_weak_memory() {
     for ager in [Ager::Age, Ager::TestAge] {
-        let message = age_against_remove(ShadowMmu::<PlainStoreUnlock>::boxed, ager, 2);
+        let message = age_against_remove(bitlock_seed::INFO.build, ager, 2);
         assert!(
             message.contains("Causality violation"),
             "caught for another reason: {message}"
