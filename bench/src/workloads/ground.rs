@@ -1,21 +1,21 @@
 //! The pages a `walk` cell goes over, and in which order.
 //!
-//! A ground is a VM whose pages all have chains of one length, cut into
-//! segments. A hot ground is one segment in page order. A cold ground has
-//! [`SEGMENTS`], and its ranges are scattered over them by a fixed bijection, so
-//! that neither a prefetcher nor a neighbour's cache line helps.
+//! A ground is a VM whose pages all have chains of one length. A hot ground is
+//! walked in page order by all of its cells in turn. A cold ground is cut into
+//! one area per cell and each area into [`SEGMENTS`] segments, one of which is
+//! walked per pass; an area's ranges are scattered over its segments by a fixed
+//! bijection, so that neither a prefetcher nor a neighbour's cache line helps.
 //!
-//! Invariant: every range belongs to exactly one segment, and every segment to
-//! exactly one [`Track`], so no cell ever finds a page in a state that another
-//! cell left it in, except on a hot ground, where a cell sets the state itself
-//! before each measurement.
+//! Invariant: on a cold ground every range belongs to exactly one segment of one
+//! area, so a cell finds its pages as it left them. On a hot ground a cell sets
+//! the state of the pages itself before it measures.
 
 use anyhow::Result;
 
 use crate::workloads::vm::Vm;
 
-/// Segments of a cold ground.
-pub const SEGMENTS: usize = 32;
+/// Segments of one area of a cold ground.
+pub const SEGMENTS: u64 = 16;
 
 /// A VM and the way through its pages.
 pub struct Ground {
@@ -27,26 +27,37 @@ pub struct Ground {
     pub gfns: u64,
     /// Pages of one callback, a power of two.
     pub range_pages: u64,
-    segments: usize,
+    areas: u64,
     vm: Option<Vm>,
     /// First pages of the ranges of the segment entered last.
     starts: Vec<u64>,
 }
 
 impl Ground {
-    /// Plans a ground; [`build`](Self::build) makes it.
+    /// Plans a ground; [`build`](Self::build) makes it. `areas` is the number
+    /// of cells of a cold ground, and 0 for a hot one.
     #[must_use]
-    pub fn new(scheme: &str, chain_len: u32, gfns: u64, range_pages: u64, segments: usize) -> Self {
-        let ranges = (gfns / range_pages) as usize / segments;
+    pub fn new(scheme: &str, chain_len: u32, gfns: u64, range_pages: u64, areas: usize) -> Self {
+        let areas = if areas == 0 {
+            0
+        } else {
+            areas.next_power_of_two() as u64
+        };
         Self {
             scheme: scheme.to_owned(),
             chain_len,
             gfns,
             range_pages,
-            segments,
+            areas,
             vm: None,
-            starts: Vec::with_capacity(ranges),
+            starts: Vec::new(),
         }
+    }
+
+    /// Whether the ground is walked segment by segment.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        self.areas > 0
     }
 
     /// Maps all pages, unless that was done.
@@ -60,22 +71,38 @@ impl Ground {
         Ok(())
     }
 
-    /// Makes a segment the one that is walked next.
-    pub fn enter(&mut self, segment: usize) {
-        let ranges = self.gfns / self.range_pages;
-        let per_segment = ranges / self.segments as u64;
-        let first = segment as u64 * per_segment;
-        let scattered = self.segments > 1;
-        let range = |index| {
-            if scattered {
-                scatter(index, ranges)
-            } else {
-                index
-            }
+    /// The pages of a cell: its area of a cold ground, all of a hot one.
+    fn pages_of(&self, cell: usize) -> (u64, u64) {
+        let count = self.gfns / self.areas.max(1);
+        let area = if self.is_cold() { cell as u64 } else { 0 };
+        (area * count, count)
+    }
+
+    /// Chooses what is walked next: the whole of a hot ground, or the segment
+    /// of the cell's area that was walked longest ago.
+    pub fn enter(&mut self, track: &mut Track) {
+        let (first, pages) = self.pages_of(track.cell);
+        let ranges = pages / self.range_pages;
+        let starts = if self.is_cold() {
+            let count = ranges / SEGMENTS;
+            let from = track.advance() * count;
+            let scattered = (from..from + count).map(|index| scatter(index, ranges));
+            Box::new(scattered) as Box<dyn Iterator<Item = u64>>
+        } else {
+            Box::new(0..ranges)
         };
         self.starts.clear();
         self.starts
-            .extend((first..first + per_segment).map(|i| range(i) * self.range_pages));
+            .extend(starts.map(|range| first + range * self.range_pages));
+    }
+
+    /// Sets the Accessed bit on this share of the SPTEs of all of a cell's
+    /// pages and clears it on the others.
+    pub fn set_all_young(&self, track: &Track, share: f64) {
+        let (first, pages) = self.pages_of(track.cell);
+        if let Some(vm) = &self.vm {
+            vm.set_young(first, pages, share);
+        }
     }
 
     /// Callbacks in one pass over the segment entered.
@@ -84,8 +111,7 @@ impl Ground {
         self.starts.len() as u64
     }
 
-    /// Sets the Accessed bit on this share of the segment's SPTEs and clears
-    /// it on the others.
+    /// The same for the SPTEs of the pages entered last only.
     pub fn set_young(&self, share: f64) {
         let Some(vm) = &self.vm else { return };
         for &start in &self.starts {
@@ -111,48 +137,29 @@ fn scatter(index: u64, count: u64) -> u64 {
     x
 }
 
-/// The segments of a ground that one cell walks, in turn.
+/// A cell's way over its ground.
 #[derive(Debug, Clone)]
 pub struct Track {
-    turn: usize,
-    turns: usize,
-    segments: usize,
-    next: usize,
+    cell: usize,
+    next: u64,
 }
 
 impl Track {
-    /// Segments `turn`, `turn + turns`, …; a ground of one segment is walked by
-    /// all.
+    /// The way of the ground's cell of that number.
     #[must_use]
-    pub fn new(turn: usize, turns: usize, segments: usize) -> Self {
-        Self {
-            turn,
-            turns,
-            segments,
-            next: 0,
-        }
+    pub fn new(cell: usize) -> Self {
+        Self { cell, next: 0 }
     }
 
     /// Whether this is the first cell of its ground.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        self.turn == 0
+        self.cell == 0
     }
 
-    /// The track's segments.
-    #[must_use]
-    pub fn all(&self) -> Vec<usize> {
-        if self.segments == 1 {
-            return vec![0];
-        }
-        (self.turn..self.segments).step_by(self.turns).collect()
-    }
-
-    /// The segment to walk next: the one that was walked longest ago.
-    pub fn advance(&mut self) -> usize {
-        let all = self.all();
-        let segment = all[self.next % all.len()];
-        self.next += 1;
+    fn advance(&mut self) -> u64 {
+        let segment = self.next;
+        self.next = (self.next + 1) % SEGMENTS;
         segment
     }
 }
@@ -179,12 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn the_tracks_of_a_cold_ground_share_no_page_and_leave_none_out() {
-        let mut ground = Ground::new("any", 1, 1 << 12, 2, SEGMENTS);
+    fn the_cells_of_a_cold_ground_share_no_page_and_a_segment_comes_again_last() {
+        let mut ground = Ground::new("any", 1, 1 << 12, 2, 2);
         let mut visits = vec![0; 1 << 12];
-        for turn in 0..3 {
-            for segment in Track::new(turn, 3, SEGMENTS).all() {
-                ground.enter(segment);
+        for cell in 0..2 {
+            let mut track = Track::new(cell);
+            for _ in 0..SEGMENTS {
+                ground.enter(&mut track);
                 for &start in &ground.starts {
                     visits[start as usize] += 1;
                     visits[start as usize + 1] += 1;
@@ -195,18 +203,27 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_comes_again_only_after_all_others() {
-        let mut track = Track::new(1, 2, SEGMENTS);
-        let walked: Vec<_> = (0..16).map(|_| track.advance()).collect();
-        assert_eq!(walked, (1..SEGMENTS).step_by(2).collect::<Vec<_>>());
-        assert_eq!(track.advance(), 1);
+    fn a_cells_state_covers_exactly_the_pages_it_walks() {
+        let mut ground = Ground::new("rwlock-write", 2, 1 << 10, 1, 2);
+        ground.build().unwrap();
+        ground.set_all_young(&Track::new(1), 0.0);
+        for (cell, young) in [(0, true), (1, false)] {
+            let mut track = Track::new(cell);
+            for _ in 0..SEGMENTS {
+                ground.enter(&mut track);
+                let (vm, starts) = ground.way().unwrap();
+                let found = |&s: &u64| vm.mmu().test_age(crate::workloads::vm::range(s, 1)).young;
+                assert!(starts.iter().all(|s| found(s) == young));
+            }
+        }
     }
 
     #[test]
-    fn a_hot_ground_is_walked_in_page_order() {
-        let mut ground = Ground::new("any", 1, 64, 16, 1);
-        ground.enter(0);
-        assert_eq!(ground.starts, [0, 16, 32, 48]);
-        assert_eq!(Track::new(1, 2, 1).all(), [0]);
+    fn a_hot_ground_is_walked_in_page_order_by_every_cell() {
+        let mut ground = Ground::new("any", 1, 64, 16, 0);
+        for cell in [0, 1] {
+            ground.enter(&mut Track::new(cell));
+            assert_eq!(ground.starts, [0, 16, 32, 48]);
+        }
     }
 }

@@ -73,8 +73,8 @@ impl Passes {
         track: &mut Track,
         tools: &mut Tools,
     ) -> Result<Reading> {
-        ground.enter(track.advance());
-        if track.all().len() == 1 {
+        ground.enter(track);
+        if !ground.is_cold() {
             ground.set_young(timing.young_share);
         }
         let mut repeats = 1;
@@ -159,8 +159,8 @@ fn after_pass(timing: Timing, ground: &mut Ground, track: &mut Track) {
     if timing.wears() {
         ground.set_young(timing.young_share);
     }
-    if track.all().len() > 1 {
-        ground.enter(track.advance());
+    if ground.is_cold() {
+        ground.enter(track);
     }
 }
 

@@ -8,7 +8,7 @@
 //!   order over and over.
 //! - **cold**: a set at least twice the last-level cache, visited in scattered
 //!   order, one segment of it per pass; a segment is visited again only after
-//!   all others, so little of it is left in any cache.
+//!   all others of its cell, so little of it is left in any cache.
 //!
 //! The share of young SPTEs is set outside the timed part, as the guest's
 //! accesses would set it: `age` clears Accessed bits, so they are set again
@@ -105,7 +105,7 @@ impl Workload for Walk {
 }
 
 /// The cells of one scheme, chain length and range, one per young share. They
-/// walk the same pages, each in tracks of its own.
+/// share a ground.
 fn add_cells(
     cells: &mut Vec<WalkCell>,
     plan: &Plan,
@@ -115,24 +115,23 @@ fn add_cells(
     range_pages: u64,
 ) {
     let gfns = set_gfns(plan, cache, chain_len);
-    let segments = if cache == Cache::Cold { SEGMENTS } else { 1 };
-    let ground = Rc::new(RefCell::new(Ground::new(
-        scheme,
-        chain_len,
-        gfns,
-        range_pages,
-        segments,
-    )));
     // A page without SPTEs is neither young nor old.
     let shares = if chain_len == 0 {
         &YOUNG_SHARES[1..]
     } else {
         &YOUNG_SHARES[..]
     };
-    for (turn, &young_share) in shares.iter().enumerate() {
+    let areas = if cache == Cache::Cold {
+        shares.len()
+    } else {
+        0
+    };
+    let ground = Ground::new(scheme, chain_len, gfns, range_pages, areas);
+    let ground = Rc::new(RefCell::new(ground));
+    for (cell, &young_share) in shares.iter().enumerate() {
         cells.push(WalkCell {
             ground: Rc::clone(&ground),
-            track: Track::new(turn, shares.len(), segments),
+            track: Track::new(cell),
             cache,
             young_share,
             passes: Passes::new(plan.clock),
@@ -150,7 +149,7 @@ fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32) -> u64 {
         }
         Cache::Cold => {
             let needed = (plan.caches.llc_bytes * COLD_FACTOR).div_ceil(each);
-            needed.next_power_of_two().max(SEGMENTS as u64 * HOT_GFNS.0)
+            needed.next_power_of_two().max(SEGMENTS * HOT_GFNS.0)
         }
     }
 }
@@ -201,10 +200,7 @@ impl Measure for WalkCell {
     fn prepare(&mut self) -> Result<()> {
         let mut ground = self.ground.borrow_mut();
         ground.build()?;
-        for segment in self.track.all() {
-            ground.enter(segment);
-            ground.set_young(self.young_share);
-        }
+        ground.set_all_young(&self.track, self.young_share);
         Ok(())
     }
 

@@ -79,19 +79,13 @@ fn a_page_without_sptes_is_neither_young_nor_old() {
 fn accessed_bits_are_restored_after_a_pass_that_cleared_them() {
     let mut plan = small_plan(&[4]);
     plan.schemes = vec!["rwlock-write".to_owned()];
-    let ground = Rc::new(RefCell::new(Ground::new(
-        "rwlock-write",
-        4,
-        4096,
-        1,
-        SEGMENTS,
-    )));
+    let ground = Rc::new(RefCell::new(Ground::new("rwlock-write", 4, 4096, 1, 2)));
     let mut cells: Vec<_> = YOUNG_SHARES
         .iter()
         .enumerate()
-        .map(|(turn, &young_share)| WalkCell {
+        .map(|(cell, &young_share)| WalkCell {
             ground: Rc::clone(&ground),
-            track: Track::new(turn, 2, SEGMENTS),
+            track: Track::new(cell),
             cache: Cache::Cold,
             young_share,
             passes: Passes::new(plan.clock),
@@ -106,8 +100,8 @@ fn accessed_bits_are_restored_after_a_pass_that_cleared_them() {
     for cell in &mut cells {
         cell.measure(&mut tools).unwrap();
         let mut ground = cell.ground.borrow_mut();
-        for segment in cell.track.all() {
-            ground.enter(segment);
+        for _ in 0..SEGMENTS {
+            ground.enter(&mut cell.track);
             let (vm, starts) = ground.way().unwrap();
             let young = starts
                 .iter()
