@@ -1,15 +1,10 @@
 //! `contention`: who runs, what is shared out, and that latencies hide nothing.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use rmap::{
-    Access, Aging, FaultOutcome, Gfn, GfnRange, Level, Mapping, Mmu, RmapError, Vcpu, Violation,
-    Zapped,
-};
+use rmap::Mapping;
 
-use super::threads::Driver;
+use super::threads::{Call, Driver};
 use super::*;
 use crate::counters::CounterSet;
 use crate::plan::tests::plan;
@@ -70,78 +65,13 @@ fn every_scheme_gives_aging_cost_latencies_and_controls() {
     }
 }
 
-/// An MMU whose first fault takes [`STALL`] and that counts its operations.
-#[derive(Default)]
-struct Stalling {
-    faults: AtomicU64,
-    zapped: Mutex<Vec<Mapping>>,
-}
-
 const STALL: Duration = Duration::from_millis(3);
 
-impl Mmu for Stalling {
-    fn fault(&self, _: &mut Vcpu, _: Mapping, _: Access) -> Result<FaultOutcome, RmapError> {
-        if self.faults.fetch_add(1, Ordering::Relaxed) == 0 {
-            let start = Instant::now();
-            while start.elapsed() < STALL {}
-        }
-        Ok(FaultOutcome::Installed { chain_len: 1 })
-    }
-
-    fn zap(&self, _: &mut Vcpu, mapping: Mapping) -> Result<Zapped, RmapError> {
-        self.zapped.lock().unwrap().push(mapping);
-        Ok(Zapped::Old)
-    }
-
-    fn unmap_range(&self, _: &mut Vcpu, _: GfnRange) -> Result<u64, RmapError> {
-        Ok(0)
-    }
-
-    fn age(&self, _: GfnRange) -> Aging {
-        Aging {
-            young: false,
-            fast: true,
-        }
-    }
-
-    fn test_age(&self, _: GfnRange) -> Aging {
-        Aging {
-            young: false,
-            fast: true,
-        }
-    }
-
-    fn touch(&self, _: Mapping) -> bool {
-        true
-    }
-
-    fn write_protect(&self, _: GfnRange) -> u64 {
-        0
-    }
-
-    fn chain_len(&self, _: Gfn, _: Level) -> Result<u32, RmapError> {
-        Ok(1)
-    }
-
-    fn set_young_share(&self, _: GfnRange, _: u16, _: u64) {}
-
-    fn deferred_descs(&self) -> usize {
-        0
-    }
-
-    fn verify(&self) -> Result<(), Violation> {
-        Ok(())
-    }
-}
-
-fn drive(mmu: &Stalling, slice: Duration) -> (Latency, Latency) {
+/// Drives an MMU whose first fault takes [`STALL`]; the mappings it saw.
+fn drive(slice: Duration) -> (Driver, Vec<Mapping>) {
     let mut driver = Driver {
-        stage: Stage {
-            mmu,
-            clock: Clock::calibrate(),
-            slice,
-        },
-        vcpu: Vcpu::new(),
+        clock: Clock::calibrate(),
+        slice,
         rng: Rng::new(1),
         pages: Pages {
             first: 100,
@@ -151,14 +81,23 @@ fn drive(mmu: &Stalling, slice: Duration) -> (Latency, Latency) {
         fault: Latency::new(),
         zap: Latency::new(),
     };
-    driver.drive().unwrap();
-    (driver.fault, driver.zap)
+    let mut seen = Vec::new();
+    let mut stalled = false;
+    let mmu = |call, mapping| {
+        seen.push(mapping);
+        if call == Call::Fault && !std::mem::replace(&mut stalled, true) {
+            let start = Instant::now();
+            while start.elapsed() < STALL {}
+        }
+        Ok(())
+    };
+    driver.drive(mmu).unwrap();
+    (driver, seen)
 }
 
 #[test]
 fn a_stall_is_charged_to_every_operation_it_delayed() {
-    let mmu = Stalling::default();
-    let (fault, zap) = drive(&mmu, Duration::from_millis(20));
+    let (Driver { fault, zap, .. }, _) = drive(Duration::from_millis(20));
     let stall_ns = STALL.as_nanos() as u64;
     assert!(fault.summary().max_ns >= stall_ns);
     // A 3 ms stall delays 1500 operations due every 2 us, by 1.5 ms on average;
@@ -175,12 +114,11 @@ fn a_stall_is_charged_to_every_operation_it_delayed() {
 
 #[test]
 fn operations_are_paced_and_stay_on_their_own_pages() {
-    let mmu = Stalling::default();
     let slice = Duration::from_millis(20);
-    let (fault, zap) = drive(&mmu, slice);
+    let (Driver { fault, zap, .. }, seen) = drive(slice);
     let due = slice.as_nanos() as f64 / threads::PACE.as_nanos() as f64;
     let done = (fault.count() + zap.count()) as f64;
     assert!((done / due - 1.0).abs() < 2e-3, "{done} of {due}");
-    let zapped = mmu.zapped.lock().unwrap();
-    assert!(zapped.iter().all(|m| (100..150).contains(&m.gfn.0)));
+    assert!(seen.iter().all(|m| (100..150).contains(&m.gfn.0)));
+    assert!(seen.chunks_exact(2).all(|pair| pair[0] == pair[1]));
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use report::latency::Latency;
-use rmap::{Access, Mmu, Vcpu};
+use rmap::{Access, Mapping, Mmu, RmapError, Vcpu};
 
 use crate::clock::Clock;
 use crate::counters::{self, CounterSet};
@@ -99,9 +99,10 @@ impl Stage<'_> {
     ) -> Result<Part> {
         let mut counters = CounterSet::open();
         counters.clear();
+        let mut vcpu = Vcpu::new();
         let mut driver = Driver {
-            stage: *self,
-            vcpu: Vcpu::new(),
+            clock: self.clock,
+            slice: self.slice,
             rng: Rng::new(seed),
             pages,
             alias,
@@ -110,7 +111,10 @@ impl Stage<'_> {
         };
         let timed = || {
             counters.start();
-            let outcome = driver.drive();
+            let outcome = driver.drive(|call, mapping| match call {
+                Call::Zap => self.mmu.zap(&mut vcpu, mapping).map(drop),
+                Call::Fault => self.mmu.fault(&mut vcpu, mapping, Access::Write).map(drop),
+            });
             counters.stop();
             outcome
         };
@@ -126,10 +130,17 @@ impl Stage<'_> {
     }
 }
 
+/// What a vCPU asks of the MMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Zap,
+    Fault,
+}
+
 /// One vCPU thread in its timed part.
-pub(super) struct Driver<'a> {
-    pub(super) stage: Stage<'a>,
-    pub(super) vcpu: Vcpu,
+pub(super) struct Driver {
+    pub(super) clock: Clock,
+    pub(super) slice: Duration,
     pub(super) rng: Rng,
     pub(super) pages: Pages,
     pub(super) alias: u32,
@@ -137,24 +148,27 @@ pub(super) struct Driver<'a> {
     pub(super) zap: Latency,
 }
 
-impl Driver<'_> {
+impl Driver {
     /// Zaps a random page's last SPTE and faults it in again, each when due.
-    pub(super) fn drive(&mut self) -> Result<(), rmap::RmapError> {
-        let Stage { mmu, clock, slice } = self.stage;
+    pub(super) fn drive(
+        &mut self,
+        mut mmu: impl FnMut(Call, Mapping) -> Result<(), RmapError>,
+    ) -> Result<(), RmapError> {
+        let clock = self.clock;
         let pace = clock.ticks(PACE);
         let start = clock.now();
-        let end = start + clock.ticks(slice);
+        let end = start + clock.ticks(self.slice);
         let mut due = start + pace;
         while due < end {
             let gfn = self.pages.first + self.rng.below(self.pages.count);
             let mapping = vm::mapping(gfn, self.alias);
             wait_until(clock, due);
-            mmu.zap(&mut self.vcpu, mapping)?;
+            mmu(Call::Zap, mapping)?;
             self.zap
                 .record_ns(clock.elapsed_ns(due, clock.now()) as u64);
             due += pace;
             wait_until(clock, due);
-            mmu.fault(&mut self.vcpu, mapping, Access::Write)?;
+            mmu(Call::Fault, mapping)?;
             self.fault
                 .record_ns(clock.elapsed_ns(due, clock.now()) as u64);
             due += pace;
