@@ -53,6 +53,9 @@ pub enum RmapError {
         /// What was asked for.
         bytes: usize,
     },
+    /// The shadow page was given away.
+    #[error("the shadow page of {0} was given away; take it back first")]
+    PageGivenAway(Mapping),
     /// A chain operation failed.
     #[error("{mapping}: {source}")]
     PteList {

@@ -61,6 +61,6 @@ mod verify;
 pub use config::{AccessedBits, LockKind, MemslotConfig, MmuConfig};
 pub use error::{PteListError, RmapError, Violation};
 pub use gfn::{Gfn, GfnRange, Level, Mapping};
-pub use mmu::{Access, Aging, FaultOutcome, Mmu, Zapped};
+pub use mmu::{Access, Aging, FaultOutcome, GivenPage, Mmu, Zapped};
 pub use schemes::{SchemeInfo, scheme, schemes};
 pub use vcpu::Vcpu;

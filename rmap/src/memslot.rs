@@ -9,7 +9,10 @@
 //!
 //! **I-life**: shadow pages live as long as their MMU.
 
-use std::ptr::NonNull;
+use std::{
+    ptr::NonNull,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use crate::{
     config::{MAX_ALIASES, MmuConfig},
@@ -25,17 +28,41 @@ pub const SPTES_PER_PAGE: usize = 1 << LEVEL_SHIFT;
 /// One shadow page: a page table KVM builds for the hardware.
 #[derive(Debug)]
 #[repr(C, align(4096))]
-pub struct ShadowPage([Spte; SPTES_PER_PAGE]);
+struct PageTable([Spte; SPTES_PER_PAGE]);
 
 #[cfg(not(loom))]
-const _: () = assert!(
-    size_of::<ShadowPage>() == 4096,
-    "one page table is one page"
-);
+const _: () = assert!(size_of::<PageTable>() == 4096, "one page table is one page");
 
-impl ShadowPage {
+impl PageTable {
     fn new() -> Self {
         Self(std::array::from_fn(|_| Spte::new()))
+    }
+}
+
+/// One shadow page and who has it.
+#[derive(Debug, Clone, Copy)]
+pub struct ShadowPage<'a> {
+    table: &'a PageTable,
+    /// Set while the page is a stranger's. Written and read under mmu_lock.
+    given_away: &'a AtomicBool,
+}
+
+impl<'a> ShadowPage<'a> {
+    /// The page's SPTEs.
+    #[must_use]
+    pub fn sptes(&self) -> &'a [Spte] {
+        &self.table.0
+    }
+
+    /// The page is a stranger's.
+    #[must_use]
+    pub fn is_given_away(&self) -> bool {
+        self.given_away.load(Relaxed)
+    }
+
+    /// Notes whose the page is; under mmu_lock held for write.
+    pub fn set_given_away(&self, given_away: bool) {
+        self.given_away.store(given_away, Relaxed);
     }
 }
 
@@ -62,7 +89,9 @@ struct SlotLevel {
     /// Page tables in one column.
     tables: usize,
     /// Column after column.
-    pages: Vec<ShadowPage>,
+    pages: Vec<PageTable>,
+    /// For each page, whether it is a stranger's.
+    given_away: Vec<AtomicBool>,
 }
 
 impl SlotLevel {
@@ -76,17 +105,28 @@ impl SlotLevel {
             heads: try_collect((last_index - first_index + 1) as usize, RmapHead::new)?,
             first_table,
             tables,
-            pages: try_collect(tables.saturating_mul(aliases as usize), ShadowPage::new)?,
+            pages: try_collect(tables.saturating_mul(aliases as usize), PageTable::new)?,
+            given_away: try_collect(tables.saturating_mul(aliases as usize), AtomicBool::default)?,
         })
     }
 
-    fn spte(&self, index: u64, alias: u32) -> Option<&Spte> {
+    /// Position in `pages` of the page that holds the entry for `index`.
+    fn page_number(&self, index: u64, alias: u32) -> Option<usize> {
         let table = (index >> LEVEL_SHIFT).checked_sub(self.first_table)? as usize;
-        if table >= self.tables {
-            return None;
-        }
-        let page = self.pages.get(alias as usize * self.tables + table)?;
+        (table < self.tables).then_some(alias as usize * self.tables + table)
+    }
+
+    fn spte(&self, index: u64, alias: u32) -> Option<&Spte> {
+        let page = self.pages.get(self.page_number(index, alias)?)?;
         page.0.get(index as usize % SPTES_PER_PAGE)
+    }
+
+    fn page(&self, index: u64, alias: u32) -> Option<ShadowPage<'_>> {
+        let number = self.page_number(index, alias)?;
+        Some(ShadowPage {
+            table: self.pages.get(number)?,
+            given_away: self.given_away.get(number)?,
+        })
     }
 }
 
@@ -166,7 +206,38 @@ impl Memslot {
         })
     }
 
-    /// Every SPTE of `level` that maps a gfn of `range`, with its mapping.
+    /// The shadow page that holds a mapping's SPTE.
+    ///
+    /// # Errors
+    /// The alias does not exist.
+    pub fn page(&self, mapping: Mapping) -> Result<ShadowPage<'_>, RmapError> {
+        let index = mapping.gfn.0 >> mapping.level.shift();
+        let page = self.levels[mapping.level.index()].page(index, mapping.alias);
+        page.ok_or(RmapError::NoSuchAlias {
+            alias: mapping.alias,
+            aliases: self.aliases,
+        })
+    }
+
+    /// Every SPTE of the page that holds `place`, with its mapping.
+    pub fn page_sptes<'a>(
+        &self,
+        place: Mapping,
+        page: ShadowPage<'a>,
+    ) -> impl Iterator<Item = (Mapping, &'a Spte)> + use<'a> {
+        let Mapping { level, alias, .. } = place;
+        let first = place.gfn.0 >> level.shift() >> LEVEL_SHIFT << LEVEL_SHIFT;
+        let sptes = page.sptes().iter().zip(first..);
+        sptes.map(move |(spte, index)| {
+            (
+                Mapping::new(Gfn(index << level.shift()), level, alias),
+                spte,
+            )
+        })
+    }
+
+    /// Every SPTE of `level` that maps a gfn of `range`, with its mapping, except
+    /// those in pages that were given away.
     pub fn sptes(
         &self,
         range: GfnRange,
@@ -180,6 +251,9 @@ impl Memslot {
         indices.flat_map(move |index| {
             (0..self.aliases).filter_map(move |alias| {
                 let gfn = Gfn(index << level.shift());
+                if level_data.page(index, alias)?.is_given_away() {
+                    return None;
+                }
                 Some((
                     Mapping::new(gfn, level, alias),
                     level_data.spte(index, alias)?,

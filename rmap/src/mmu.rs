@@ -65,6 +65,14 @@ pub struct Aging {
     pub fast: bool,
 }
 
+/// A shadow page in a stranger's hands, and what the stranger wrote into it.
+#[derive(Debug)]
+#[must_use = "take it back with Mmu::take_page_back"]
+pub struct GivenPage {
+    pub(crate) place: Mapping,
+    pub(crate) words: Vec<u64>,
+}
+
 /// One VM's MMU under one lock scheme.
 ///
 /// All methods may be called from any thread at any time. Methods that take a
@@ -112,6 +120,20 @@ pub trait Mmu: Send + Sync {
     /// under mmu_lock held for write and without any rmap lock. Returns the number
     /// of SPTEs that were writable.
     fn write_protect(&self, range: GfnRange) -> u64;
+
+    /// Frees the shadow page that holds `mapping`, all its SPTEs zapped and out of
+    /// their rmaps, and plays the stranger who gets it next and happens to fill it
+    /// with the very words it held. Waits for lock-free agers first, with no lock
+    /// held, if the scheme needs it. Until the page is back, faults and zaps on it
+    /// are refused; do not touch it meanwhile.
+    ///
+    /// # Errors
+    /// As for [`zap`](Self::zap), and if the page is away already.
+    fn give_page_away(&self, vcpu: &mut Vcpu, mapping: Mapping) -> Result<GivenPage, RmapError>;
+
+    /// Takes the page back, empty, and returns how many of the stranger's words the
+    /// MMU had changed: each is a breach of **I-life**.
+    fn take_page_back(&self, page: GivenPage) -> usize;
 
     /// SPTEs in the rmap of `gfn` at `level`, under mmu_lock held for read.
     ///

@@ -28,7 +28,7 @@ pub enum WalkOrder {
     GfnOuter,
 }
 
-/// When a descriptor that left a chain may be used again.
+/// When something that left the rmaps may be used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreePolicy {
     /// At once: no ager is inside a chain that a mutator has locked.
@@ -59,6 +59,14 @@ pub struct AgerContext<'a> {
 pub trait AgeOp {
     /// Looks at the SPTE, perhaps makes it old, and breaks if the callback is over.
     fn visit(&mut self, spte: &Spte) -> ControlFlow<()>;
+
+    /// The same without a lock: changes the SPTE only if `still_mapped` says yes
+    /// after the SPTE was read, and the SPTE is what it was.
+    fn visit_rechecked(
+        &mut self,
+        spte: &Spte,
+        still_mapped: impl FnOnce() -> bool,
+    ) -> ControlFlow<()>;
 }
 
 /// One lock scheme.
@@ -76,6 +84,8 @@ pub unsafe trait Scheme: Send + Sync + 'static {
     const ORDER: WalkOrder = WalkOrder::LevelOuter;
     /// When descriptors may be used again.
     const FREE: FreePolicy = FreePolicy::Now;
+    /// When a shadow page may be given away whose SPTEs have left their rmaps.
+    const PAGE_FREE: FreePolicy = FreePolicy::Now;
     /// Whether agers and mutators meet in a chain.
     const EXCLUSION: Exclusion = Exclusion::Exclusive;
 

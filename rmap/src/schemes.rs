@@ -13,6 +13,7 @@ pub mod rwlock_read;
 pub mod rwlock_write;
 pub mod single_bitlock;
 pub mod single_fallback;
+pub mod single_recheck;
 pub mod single_skip;
 
 /// One scheme, as commands and tables show it.
@@ -45,6 +46,7 @@ static SCHEMES: &[SchemeInfo] = &[
     bitlock::INFO,
     single_skip::INFO,
     single_fallback::INFO,
+    single_recheck::INFO,
     single_bitlock::INFO,
     rcu::INFO,
 ];

@@ -9,7 +9,12 @@
 //! Nothing is allocated and nothing is freed while mmu_lock is held: the vCPU's
 //! cache is topped up before, and retired descriptors are handed over after.
 
+mod age;
+mod pages;
+
 use std::{marker::PhantomData, ops::ControlFlow, ptr::NonNull};
+
+use age::{ClearYoung, TestYoung};
 
 use crate::{
     config::{AccessedBits, MmuConfig},
@@ -17,7 +22,7 @@ use crate::{
     gfn::{Gfn, GfnRange, Level, Mapping},
     head::{HeadWord, RmapHead},
     memslot::Memslots,
-    mmu::{Access, Aging, FaultOutcome, Mmu, Zapped},
+    mmu::{Access, Aging, FaultOutcome, GivenPage, Mmu, Zapped},
     mmu_lock::MmuLock,
     pte_list,
     reclaim::{Garbage, Reclaim, Retired},
@@ -155,6 +160,25 @@ impl<S: Scheme> ShadowMmu<S> {
         Ok(FaultOutcome::Recycled { zapped })
     }
 
+    /// Zaps one SPTE and takes it out of its rmap if it was present, with mmu_lock
+    /// held for write. Returns what it was.
+    fn zap_one(
+        spte: &Spte,
+        head: &RmapHead,
+        retired: &mut Retired,
+    ) -> Result<SpteWord, PteListError> {
+        let old = spte.zap();
+        if !old.is_present() {
+            return Ok(old);
+        }
+        Self::edit(head, |word| {
+            // SAFETY: I-life: mmu_lock is held for write, so we are the only mutator.
+            let word = unsafe { pte_list::remove(word, NonNull::from(spte), retired)? };
+            Ok((word, ()))
+        })?;
+        Ok(old)
+    }
+
     /// Zaps one whole rmap, with mmu_lock held for write.
     fn zap_rmap(head: &RmapHead, retired: &mut Retired) -> Result<u32, PteListError> {
         if head.load().is_empty() {
@@ -198,37 +222,6 @@ impl<S: Scheme> ShadowMmu<S> {
     }
 }
 
-/// Looks for a young SPTE and stops at the first.
-#[derive(Default)]
-struct TestYoung {
-    young: bool,
-}
-
-impl AgeOp for TestYoung {
-    #[inline]
-    fn visit(&mut self, spte: &Spte) -> ControlFlow<()> {
-        if !spte.load().is_young() {
-            return ControlFlow::Continue(());
-        }
-        self.young = true;
-        ControlFlow::Break(())
-    }
-}
-
-/// Makes every SPTE old and remembers whether one was young.
-#[derive(Default)]
-struct ClearYoung {
-    young: bool,
-}
-
-impl AgeOp for ClearYoung {
-    #[inline]
-    fn visit(&mut self, spte: &Spte) -> ControlFlow<()> {
-        self.young |= spte.clear_young();
-        ControlFlow::Continue(())
-    }
-}
-
 impl<S: Scheme> Mmu for ShadowMmu<S> {
     fn fault(
         &self,
@@ -242,6 +235,7 @@ impl<S: Scheme> Mmu for ShadowMmu<S> {
             Access::Write => SpteWord::written,
         };
         self.mutate(vcpu, 1, |vcpu| {
+            self.refuse_given_away(mapping)?;
             if place.0.update_present(change).is_some() {
                 return Ok(FaultOutcome::Spurious);
             }
@@ -255,23 +249,23 @@ impl<S: Scheme> Mmu for ShadowMmu<S> {
     fn zap(&self, vcpu: &mut Vcpu, mapping: Mapping) -> Result<Zapped, RmapError> {
         let (spte, head) = self.resolve(mapping)?;
         self.mutate(vcpu, 1, |vcpu| {
-            let old = spte.zap();
-            if !old.is_present() {
-                return Ok(Zapped::NotPresent);
-            }
-            Self::edit(head, |word| {
-                let spte = NonNull::from(spte);
-                // SAFETY: I-life: mmu_lock is held for write: the only mutator.
-                let word = unsafe { pte_list::remove(word, spte, &mut vcpu.retired)? };
-                Ok((word, ()))
-            })
-            .map_err(|source| RmapError::PteList { mapping, source })?;
-            Ok(if old.is_young() {
-                Zapped::Young
-            } else {
-                Zapped::Old
+            self.refuse_given_away(mapping)?;
+            let old = Self::zap_one(spte, head, &mut vcpu.retired)
+                .map_err(|source| RmapError::PteList { mapping, source })?;
+            Ok(match old {
+                old if !old.is_present() => Zapped::NotPresent,
+                old if old.is_young() => Zapped::Young,
+                _ => Zapped::Old,
             })
         })
+    }
+
+    fn give_page_away(&self, vcpu: &mut Vcpu, mapping: Mapping) -> Result<GivenPage, RmapError> {
+        self.give_away(vcpu, mapping)
+    }
+
+    fn take_page_back(&self, page: GivenPage) -> usize {
+        self.take_back(&page)
     }
 
     fn unmap_range(&self, vcpu: &mut Vcpu, range: GfnRange) -> Result<u64, RmapError> {

@@ -66,6 +66,12 @@ impl SpteWord {
         Self(base | form | write)
     }
 
+    /// The value with this bit pattern.
+    #[must_use]
+    pub(crate) const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
     /// The raw value.
     #[must_use]
     pub const fn raw(self) -> u64 {
@@ -188,6 +194,23 @@ impl Spte {
                 .compare_exchange(old.0, old.aged().0, Relaxed, Relaxed);
         } else {
             self.0.fetch_and(!SpteWord::ACCESSED, Relaxed);
+        }
+        true
+    }
+
+    /// [`clear_young`](Self::clear_young) without a lock: one compare-exchange, and
+    /// only if `still_mapped` says yes after the value was read. A page that was
+    /// changed meanwhile counts as young.
+    #[inline]
+    pub fn clear_young_rechecked(&self, still_mapped: impl FnOnce() -> bool) -> bool {
+        let old = self.load();
+        if !old.is_young() {
+            return false;
+        }
+        if still_mapped() {
+            let _changed_meanwhile = self
+                .0
+                .compare_exchange(old.0, old.aged().0, Relaxed, Relaxed);
         }
         true
     }

@@ -94,6 +94,25 @@ impl Reclaim {
         self.free(ready);
     }
 
+    /// Waits until every walker now on the read side has left it. The caller holds
+    /// no lock and is not on the read side.
+    pub fn synchronize(&self) {
+        self.retirements.fetch_add(1, AcqRel);
+        let readers = self.books().inside.clone();
+        loop {
+            self.exits.fetch_add(0, AcqRel);
+            if !self
+                .books()
+                .inside
+                .iter()
+                .any(|reader| readers.contains(reader))
+            {
+                return;
+            }
+            loom::thread::yield_now();
+        }
+    }
+
     /// Descriptors deferred and not freed yet.
     #[must_use]
     pub fn deferred_descs(&self) -> usize {

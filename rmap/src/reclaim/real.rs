@@ -4,7 +4,10 @@ use std::{
     marker::PhantomData,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
 };
 
@@ -67,6 +70,18 @@ impl Reclaim {
                 garbage.take_apart(drop);
                 deferred.fetch_sub(len, Relaxed);
             });
+        }
+    }
+
+    /// Waits until every walker now on the read side has left it. The caller holds
+    /// no lock and is not on the read side.
+    pub fn synchronize(&self) {
+        let done = Arc::new(AtomicBool::new(false));
+        let left = Arc::clone(&done);
+        crossbeam_epoch::pin().defer(move || left.store(true, Release));
+        while !done.load(Acquire) {
+            crossbeam_epoch::pin().flush();
+            std::thread::yield_now();
         }
     }
 

@@ -52,6 +52,7 @@ pub enum Rcu {}
 // descriptors are freed after the readers.
 unsafe impl Scheme for Rcu {
     const FREE: FreePolicy = FreePolicy::AfterReaders;
+    const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
     const EXCLUSION: Exclusion = Exclusion::Concurrent;
 
     type Guard<'a> = ReadSide<'a>;

@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, Scheme, visit_one},
+    scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
     schemes::{SchemeInfo, bitlock::Bitlock},
     shadow_mmu::ShadowMmu,
 };
@@ -41,6 +41,8 @@ pub enum SingleBitlock {}
 // SAFETY: I-life: chains are walked with the bit held, as mutators change them; a
 // lone SPTE is reached without a descriptor.
 unsafe impl Scheme for SingleBitlock {
+    const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
+
     type Guard<'a> = ReadSide<'a>;
 
     #[inline]

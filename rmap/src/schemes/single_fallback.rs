@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, Scheme, visit_one, walk_exclusive},
+    scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one, walk_exclusive},
     schemes::SchemeInfo,
     shadow_mmu::ShadowMmu,
 };
@@ -44,6 +44,8 @@ pub struct Guard<'a> {
 // SAFETY: I-life: chains are walked with mmu_lock held for write, as mutators
 // change them; a lone SPTE is reached without a descriptor.
 unsafe impl Scheme for SingleFallback {
+    const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
+
     type Guard<'a> = Guard<'a>;
 
     #[inline]

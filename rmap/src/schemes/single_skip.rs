@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, Scheme, visit_one},
+    scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
     schemes::SchemeInfo,
     shadow_mmu::ShadowMmu,
 };
@@ -35,6 +35,8 @@ pub enum SingleSkip {}
 // SAFETY: I-life: no walk ever enters a chain; a lone SPTE is reached without a
 // descriptor.
 unsafe impl Scheme for SingleSkip {
+    const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
+
     type Guard<'a> = ReadSide<'a>;
 
     #[inline]

@@ -12,15 +12,20 @@ use rmap::{
     head::{HeadWord, RmapHead},
     reclaim::ReadSide,
     scheme::{AgeOp, AgerContext, Exclusion, Scheme, walk_exclusive},
-    schemes::{bitlock::Bitlock, bitlock_seed, rcu::Rcu},
+    schemes::{bitlock::Bitlock, bitlock_seed, rcu::Rcu, single_recheck},
     shadow_mmu::ShadowMmu,
 };
 
-use crate::model::{Ager, Build, Mutator, explore, mmu_with_chain};
+use crate::model::{Ager, Build, Mutator, ager_against_page_reuse, explore, mmu_with_chain};
 
 /// Runs a model and returns why it failed; panics if it did not.
 fn must_be_caught(model: impl Fn() + Send + Sync + 'static) -> String {
-    let caught = catch_unwind(AssertUnwindSafe(|| explore(model)));
+    must_be_caught_here(|| explore(model))
+}
+
+/// Runs a check and returns why it failed; panics if it did not.
+fn must_be_caught_here(check: impl FnOnce()) -> String {
+    let caught = catch_unwind(AssertUnwindSafe(check));
     let panic = caught.expect_err("the broken scheme was not caught");
     let message = panic.downcast_ref::<String>().cloned();
     let message = message.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
@@ -161,4 +166,15 @@ fn control_freeing_without_waiting_for_readers_is_caught() {
             "caught for another reason: {message}"
         );
     }
+}
+
+#[test]
+fn control_single_rechecks_reuse_hazard_is_caught() {
+    let message = must_be_caught_here(|| {
+        ager_against_page_reuse(&single_recheck::INFO, Ager::Age, 1);
+    });
+    assert!(
+        message.contains("I-life"),
+        "caught for another reason: {message}"
+    );
 }

@@ -161,6 +161,22 @@ pub(crate) fn ager_against_mutator(
     });
 }
 
+/// One ager against the reuse of the shadow page that holds alias 0's SPTE.
+pub(crate) fn ager_against_page_reuse(scheme: &'static SchemeInfo, ager: Ager, len: u32) {
+    explore(move || {
+        let mmu = mmu_with_chain(scheme.build, len, ALIASES);
+        let side = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || mmu.give_page_away(&mut Vcpu::new(), mapping(0)))
+        };
+        ager.run(&**mmu);
+        let given = side.join().expect("the mutator does not panic");
+        let changed = mmu.take_page_back(given.expect("the page was there"));
+        assert_eq!(changed, 0, "I-life: a stranger's words were changed");
+        check_at_rest(&**mmu, scheme, len - 1);
+    });
+}
+
 /// The invariants once nothing runs any more.
 pub(crate) fn check_at_rest(mmu: &dyn Mmu, scheme: &SchemeInfo, len: u32) {
     assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);

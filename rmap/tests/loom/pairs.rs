@@ -6,7 +6,8 @@ use loom::thread;
 use rmap::{SchemeInfo, Vcpu};
 
 use crate::model::{
-    Ager, Mutator, ager_against_mutator, check_at_rest, explore, mapping, mmu_with_chain,
+    Ager, Mutator, ager_against_mutator, ager_against_page_reuse, check_at_rest, explore, mapping,
+    mmu_with_chain,
 };
 
 fn sound_schemes() -> impl Iterator<Item = &'static SchemeInfo> {
@@ -121,5 +122,18 @@ fn i_zap_a_touched_and_aged_spte_stays_zapped() {
             );
             check_at_rest(&**mmu, scheme, 1);
         });
+    }
+}
+
+#[test]
+fn i_life_a_page_given_away_is_left_alone() {
+    for scheme in sound_schemes() {
+        for (ager, len) in [(Ager::Age, 1), (Ager::TestAge, 1), (Ager::Age, 2)] {
+            println!(
+                "{}: {ager:?} against the reuse of a page, {len} SPTEs",
+                scheme.name
+            );
+            ager_against_page_reuse(scheme, ager, len);
+        }
     }
 }

@@ -51,6 +51,8 @@ enum Op {
     Touch(Mapping),
     WriteProtect(GfnRange),
     SetYoungShare(GfnRange, bool),
+    /// Gives a shadow page away, works on it in vain, and takes it back.
+    ReusePage(Mapping),
 }
 
 /// Mostly gfns in the slots, sometimes beside them.
@@ -86,6 +88,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => mapping().prop_map(Op::Touch),
         1 => range().prop_map(Op::WriteProtect),
         1 => (range(), any::<bool>()).prop_map(|(range, young)| Op::SetYoungShare(range, young)),
+        1 => mapping().prop_map(Op::ReusePage),
     ]
 }
 
@@ -150,6 +153,7 @@ impl Pair {
                     .set_young_share(range, if young { 1000 } else { 0 }, 7);
                 self.oracle.set_young(range, young);
             }
+            Op::ReusePage(mapping) => self.reuse_page(mapping)?,
         }
         prop_assert_eq!(self.mmu.verify(), Ok(()));
         Ok(())
@@ -198,6 +202,29 @@ impl Pair {
             Some(false) => Zapped::Old,
         };
         prop_assert_eq!(zapped, Ok(expected));
+        self.check_len(mapping)
+    }
+
+    fn reuse_page(&mut self, mapping: Mapping) -> Result<(), TestCaseError> {
+        let given = self.mmu.give_page_away(&mut self.vcpu, mapping);
+        let given = match (given, self.oracle.check(mapping)) {
+            (Ok(given), Ok(())) => given,
+            (given, expected) => {
+                prop_assert_eq!(given.map(|_| ()), expected);
+                return Ok(());
+            }
+        };
+        self.oracle.zap_page(mapping);
+        prop_assert_eq!(self.mmu.verify(), Ok(()));
+        let refused = Err(RmapError::PageGivenAway(mapping));
+        let fault = self.mmu.fault(&mut self.vcpu, mapping, Access::Read);
+        prop_assert_eq!(fault.map(|_| ()), refused.clone());
+        prop_assert_eq!(self.mmu.zap(&mut self.vcpu, mapping).map(|_| ()), refused);
+        let whole = GfnRange::pages(Gfn(0), u64::MAX);
+        self.check_young(self.mmu.age(whole), self.oracle.is_young(whole))?;
+        self.mmu.set_young_share(whole, 0, 0);
+        self.oracle.set_young(whole, false);
+        prop_assert_eq!(self.mmu.take_page_back(given), 0);
         self.check_len(mapping)
     }
 

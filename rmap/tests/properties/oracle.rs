@@ -88,6 +88,15 @@ impl Oracle {
         }
     }
 
+    /// Zaps every entry of the page-table page that holds the mapping's.
+    pub(crate) fn zap_page(&mut self, mapping: Mapping) {
+        if let Some((slot, level, index, alias)) = self.key(mapping) {
+            let page = |key: &Key| (key.0, key.1, key.2 / 512, key.3);
+            self.mapped
+                .retain(|key, _| page(key) != (slot, level, index / 512, alias));
+        }
+    }
+
     pub(crate) fn chain_len(&self, mapping: Mapping) -> u32 {
         let first = self.key(Mapping {
             alias: 0,
