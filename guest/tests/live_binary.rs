@@ -184,7 +184,8 @@ fn the_death_of_the_parent_ends_the_guest_even_if_stdin_stays_open() {
         return;
     };
     // The shell is the guest's parent and dies at once; the guest's stdin is ours and stays open.
-    let script = "exec 3<&0; \"$0\" run --json --pages 8 --until-stdin-closes <&3 & sleep 0.5";
+    let script = "exec 3<&0; \"$0\" run --json --pages 8 --until-stdin-closes --seconds 20 <&3 & \
+                  sleep 0.5";
     let mut shell = Command::new("sh")
         .args(["-c", script, env!("CARGO_BIN_EXE_guest")])
         .stdin(Stdio::piped())

@@ -232,13 +232,15 @@ fn enter(cgroup: &Path) -> io::Result<()> {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
 }
 
-/// Removes the empty cgroups of dead guests below `parent`.
+/// Removes the empty cgroups of dead guests below `parent`, nested ones first: a guest that was
+/// started from another guest's cgroup has its own inside it.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
         if entry.file_name().to_str().is_some_and(naming::is_leftover) {
+            sweep(&entry.path());
             // A cgroup with processes of another pid namespace refuses, as it should.
             let _ = fs::remove_dir(entry.path());
         }
@@ -257,6 +259,8 @@ mod tests {
         for name in keep.iter().chain([&dead]) {
             fs::create_dir(parent.path().join(name)).expect("directory");
         }
+        let nested = parent.path().join(&dead).join("rmapscope-guest-4294967294");
+        fs::create_dir(nested).expect("directory");
         sweep(parent.path());
         assert!(!parent.path().join(dead).exists());
         assert!(keep.iter().all(|name| parent.path().join(name).exists()));
