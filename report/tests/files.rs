@@ -5,8 +5,8 @@ mod common;
 use std::{fs, path::Path};
 
 use report::{
-    ReadError, ResultFile, ResultWriter, WriteError, host,
-    schema::{Cache, CallbackKind, Disturbance, Op, Outcome, ResultKind},
+    Observed, ReadError, ResultFile, ResultWriter, WriteError, host,
+    schema::{Cache, CallbackKind, CensusRecord, Disturbance, Op, Outcome, Record, ResultKind},
 };
 
 fn sample(folder: &Path) -> String {
@@ -33,6 +33,32 @@ fn a_file_comes_back_as_written() {
     let file = read(&sample(folder.path())).unwrap();
     assert_eq!(file.records.len(), 2);
     assert!(file.is_complete());
+}
+
+#[test]
+fn a_census_comes_back_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let census = Record::Census(CensusRecord {
+        run: 0,
+        vm: 1,
+        level: 1,
+        heads: 2048,
+        lengths: [(0, 48), (16, 2000)].into(),
+        longer: 0,
+        sptes: 32000,
+        accessed: Observed::missing("not asked"),
+        locked: 0,
+        corrupt: 0,
+        faults: 0,
+        discarded_chunks: 0,
+        elapsed_ms: 1.5,
+    });
+    let records = [census.clone()];
+    let file = common::file(folder.path(), "census.jsonl", ResultKind::Profile, &records);
+    assert_eq!(file.records, [census]);
+    let text = fs::read_to_string(&file.path).unwrap();
+    let error = read(&text.replacen("[0,48]", "[16,48]", 1)).unwrap_err();
+    assert!(error.to_string().contains("listed twice"), "{error}");
 }
 
 #[test]

@@ -285,7 +285,9 @@ pub struct CensusRecord {
     pub level: u8,
     /// Rmap heads read.
     pub heads: u64,
-    /// Chain length to the number of heads that have it.
+    /// Chain length to the number of heads that have it; in JSON a list of
+    /// `[length, heads]`.
+    #[serde(with = "pairs")]
     pub lengths: BTreeMap<u32, u64>,
     /// Heads with more SPTEs than `lengths` tells apart.
     pub longer: u64,
@@ -367,4 +369,31 @@ pub struct StackRecord {
     pub count: u64,
     /// Function names.
     pub frames: Vec<String>,
+}
+
+/// A map as a list of pairs: JSON's keys are strings, and serde does not turn
+/// them back into numbers inside a tagged record.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<u32, u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<u32, u64>, D::Error> {
+        let pairs = Vec::<(u32, u64)>::deserialize(deserializer)?;
+        let count = pairs.len();
+        let map: BTreeMap<u32, u64> = pairs.into_iter().collect();
+        if map.len() != count {
+            return Err(D::Error::custom("a chain length is listed twice"));
+        }
+        Ok(map)
+    }
 }
