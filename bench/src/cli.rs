@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::counters::CounterSet;
 use crate::cpus::{CpuError, CpuList, pin_current_thread};
 use crate::disturb::RunWatch;
-use crate::memory::Caches;
+use crate::memory::{self, Caches};
 use crate::plan::{self, Plan, PlanError, Scale};
 use crate::rng::Rng;
 use crate::runner::{self, Session};
@@ -137,7 +137,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     let workloads = args.workloads()?;
     let plan = args.plan(workloads.len())?;
     for workload in &workloads {
-        runner::cells(*workload, &plan)?;
+        runner::batches(*workload, &plan, memory::usable_bytes())?;
     }
     let signals = Signals::watch()?;
     let path = args

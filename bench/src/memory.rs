@@ -68,7 +68,7 @@ fn parse_size(text: &str) -> Option<u64> {
 /// A run that does not fit into memory.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "the working sets of {workload} need {needed_mib} MiB, but only {usable_mib} MiB may be used (half of what is free): choose fewer --schemes or --chain-lengths"
+    "working sets of {workload} that are compared with each other need {needed_mib} MiB, but only {usable_mib} MiB may be used (half of what is free): choose fewer --schemes or --chain-lengths"
 )]
 pub struct TooLarge {
     workload: String,
@@ -76,26 +76,25 @@ pub struct TooLarge {
     usable_mib: u64,
 }
 
-/// Checks that `needed` bytes fit into half of the memory that is free now.
-///
-/// # Errors
-/// When they do not.
-pub fn check_fits(workload: &str, needed_bytes: u64) -> Result<(), TooLarge> {
+/// Memory that working sets may take: half of what is free now; no limit
+/// where the kernel does not tell.
+#[must_use]
+pub fn usable_bytes() -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match available_bytes(&info) {
-        Some(available) => fits(workload, needed_bytes, available),
-        None => Ok(()),
-    }
+    available_bytes(&info).map_or(u64::MAX, |bytes| (bytes as f64 * USABLE_SHARE) as u64)
 }
 
-fn fits(workload: &str, needed_bytes: u64, available_bytes: u64) -> Result<(), TooLarge> {
-    let usable = (available_bytes as f64 * USABLE_SHARE) as u64;
-    if needed_bytes <= usable {
+/// Checks that a working set fits.
+///
+/// # Errors
+/// When it does not.
+pub fn check_fits(workload: &str, needed: u64, usable: u64) -> Result<(), TooLarge> {
+    if needed <= usable {
         return Ok(());
     }
     Err(TooLarge {
         workload: workload.to_owned(),
-        needed_mib: needed_bytes.div_ceil(1 << 20),
+        needed_mib: needed.div_ceil(1 << 20),
         usable_mib: usable >> 20,
     })
 }
@@ -147,8 +146,8 @@ mod tests {
 
     #[test]
     fn a_set_that_does_not_fit_is_refused_with_what_does() {
-        assert_eq!(fits("walk", 512 << 20, 1 << 30), Ok(()));
-        let error = fits("walk", (512 << 20) + 1, 1 << 30).unwrap_err();
+        assert_eq!(check_fits("walk", 512 << 20, 512 << 20), Ok(()));
+        let error = check_fits("walk", (512 << 20) + 1, 512 << 20).unwrap_err();
         assert_eq!((error.needed_mib, error.usable_mib), (513, 512));
     }
 

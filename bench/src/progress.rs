@@ -59,21 +59,24 @@ impl Remaining {
 pub struct Progress {
     bar: Option<ProgressBar>,
     workload: String,
+    remaining: Remaining,
     steps: u64,
     done: u64,
     last_line: Instant,
 }
 
 impl Progress {
-    /// Starts telling about one workload of `steps` measurements.
+    /// Starts telling about one workload.
     #[must_use]
-    pub fn start(workload: &str, steps: u64) -> Self {
+    pub fn start(workload: &str, cells: usize, rounds: u32) -> Self {
+        let steps = cells as u64 * u64::from(rounds);
         let bar = std::io::stderr()
             .is_terminal()
             .then(|| bar(workload, steps));
         let progress = Self {
             bar,
             workload: workload.to_owned(),
+            remaining: Remaining::new(cells, rounds),
             steps,
             done: 0,
             last_line: Instant::now(),
@@ -89,11 +92,12 @@ impl Progress {
         }
     }
 
-    /// One more measurement is done.
-    pub fn step(&mut self, remaining: Option<Duration>) {
+    /// One more measurement of a cell is done.
+    pub fn step(&mut self, cell: usize, took: Duration) {
         self.done += 1;
-        let left =
-            remaining.map_or_else(|| "?".to_owned(), |r| format!("{:.0} s", r.as_secs_f64()));
+        self.remaining.done(cell, took);
+        let left = self.remaining.estimate().unwrap_or_default();
+        let left = format!("{:.0} s", left.as_secs_f64());
         if let Some(bar) = &self.bar {
             bar.set_position(self.done);
             bar.set_message(format!("{left} left"));

@@ -1,8 +1,9 @@
 //! Rounds, interleaving, and what comes out of them.
 //!
-//! Every round measures every cell exactly once, in a new random order. Nothing
+//! Every round measures every cell of a batch exactly once, in a new random order. Nothing
 //! is measured twice to get a better value and nothing is thrown away: a
-//! disturbed round stays in the figures and is counted against them.
+//! disturbed round stays in the figures and is counted against them. A workload
+//! is one batch, unless its working sets do not fit into memory together.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use report::schema::{BenchRecord, Op, Summary};
 use crate::disturb::{self, RunWatch};
 use crate::memory;
 use crate::plan::Plan;
-use crate::progress::{Progress, Remaining};
+use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::workload::{Cell, Measured, Reading, Tools, Workload};
 
@@ -54,21 +55,27 @@ impl Session<'_> {
     /// reports an error.
     pub fn run(&mut self, workload: &dyn Workload) -> Result<Outcome> {
         let name = workload.name();
-        let cells = cells(workload, self.plan)?;
-        let mut bench = Bench::new(cells, self.plan.rounds);
-        let mut progress = Progress::start(name, bench.steps());
-        let complete =
-            self.prepare(&mut bench, &progress)? && self.rounds(&mut bench, &mut progress)?;
+        let batches = batches(workload, self.plan, memory::usable_bytes())?;
+        let cells = batches.iter().map(Vec::len).sum();
+        let mut progress = Progress::start(name, cells, self.plan.rounds);
+        let (mut records, mut first, mut complete) = (Vec::new(), 0, true);
+        for cells in batches {
+            let mut batch = Batch::new(cells, first);
+            first += batch.cells.len();
+            complete =
+                self.prepare(&mut batch, &progress)? && self.rounds(&mut batch, &mut progress)?;
+            records.extend(batch.records(name));
+            if !complete {
+                break;
+            }
+        }
         progress.finish(if complete { "done" } else { "ended early" });
-        Ok(Outcome {
-            records: bench.records(name),
-            complete,
-        })
+        Ok(Outcome { records, complete })
     }
 
-    fn prepare(&self, bench: &mut Bench, progress: &Progress) -> Result<bool> {
-        let cells = bench.cells.len();
-        for (built, cell) in bench.cells.iter_mut().enumerate() {
+    fn prepare(&self, batch: &mut Batch, progress: &Progress) -> Result<bool> {
+        let cells = batch.cells.len();
+        for (built, cell) in batch.cells.iter_mut().enumerate() {
             if self.stopped() {
                 return Ok(false);
             }
@@ -80,69 +87,83 @@ impl Session<'_> {
         Ok(true)
     }
 
-    fn rounds(&mut self, bench: &mut Bench, progress: &mut Progress) -> Result<bool> {
-        let mut order: Vec<usize> = (0..bench.cells.len()).collect();
+    fn rounds(&mut self, batch: &mut Batch, progress: &mut Progress) -> Result<bool> {
+        let mut order: Vec<usize> = (0..batch.cells.len()).collect();
         for _ in 0..self.plan.rounds {
             self.rng.shuffle(&mut order);
             for &index in &order {
                 if self.stopped() {
                     return Ok(false);
                 }
-                let left = self.measure(bench, index)?;
-                progress.step(left);
+                let start = Instant::now();
+                self.measure(batch, index)?;
+                progress.step(batch.first + index, start.elapsed());
             }
         }
         Ok(true)
     }
 
-    fn measure(&mut self, bench: &mut Bench, index: usize) -> Result<Option<std::time::Duration>> {
-        let start = Instant::now();
-        let cell = &mut bench.cells[index];
+    fn measure(&mut self, batch: &mut Batch, index: usize) -> Result<()> {
+        let cell = &mut batch.cells[index];
         let measured = cell
             .measure
             .measure(&mut self.tools)
             .with_context(|| format!("measuring a cell of {}", cell.scheme))?;
         let disturbed = self.watch.judge(&measured.threads);
-        bench.tallies[index].take(measured, disturbed);
-        bench.remaining.done(index, start.elapsed());
-        Ok(bench.remaining.estimate())
+        batch.tallies[index].take(measured, disturbed);
+        Ok(())
     }
 }
 
-/// The cells of a workload, once it is known that this machine can measure them.
+/// The cells of a workload, in batches that fit into `usable` bytes. All rounds
+/// of a batch are done before the next is built, and no family is divided.
 ///
 /// # Errors
-/// When the workload does not fit the plan, the CPUs or the memory.
-pub fn cells(workload: &dyn Workload, plan: &Plan) -> Result<Vec<Cell>> {
+/// When the workload does not fit the plan or the CPUs, or a family does not
+/// fit into memory.
+pub fn batches(workload: &dyn Workload, plan: &Plan, usable: u64) -> Result<Vec<Vec<Cell>>> {
     let name = workload.name();
     plan.cpus
         .first(workload.least_cpus())
         .with_context(|| format!("workload {name}"))?;
-    let cells = workload.cells(plan)?;
-    memory::check_fits(name, cells.iter().map(|c| c.resident_bytes).sum())?;
-    Ok(cells)
-}
-
-/// The cells of one workload and what they gave so far.
-struct Bench {
-    cells: Vec<Cell>,
-    tallies: Vec<Tally>,
-    remaining: Remaining,
-    rounds: u32,
-}
-
-impl Bench {
-    fn new(cells: Vec<Cell>, rounds: u32) -> Self {
-        Self {
-            tallies: cells.iter().map(|_| Tally::default()).collect(),
-            remaining: Remaining::new(cells.len(), rounds),
-            cells,
-            rounds,
+    let mut batches: Vec<Vec<Cell>> = vec![Vec::new()];
+    let mut used = 0;
+    let mut cells = workload.cells(plan)?.into_iter().peekable();
+    while let Some(cell) = cells.next() {
+        let mut family = vec![cell];
+        while let Some(next) = cells.next_if(|next| next.family == family[0].family) {
+            family.push(next);
+        }
+        let needed = family.iter().map(|cell| cell.resident_bytes).sum();
+        memory::check_fits(name, needed, usable)?;
+        if used + needed > usable {
+            batches.push(Vec::new());
+            used = 0;
+        }
+        used += needed;
+        if let Some(batch) = batches.last_mut() {
+            batch.append(&mut family);
         }
     }
+    Ok(batches)
+}
 
-    fn steps(&self) -> u64 {
-        self.cells.len() as u64 * u64::from(self.rounds)
+/// The cells that are interleaved and what they gave so far.
+struct Batch {
+    cells: Vec<Cell>,
+    tallies: Vec<Tally>,
+    /// Cells of the workload in batches before this one.
+    first: usize,
+}
+
+impl Batch {
+    fn new(cells: Vec<Cell>, first: usize) -> Self {
+        let tallies = cells.iter().map(|_| Tally::default()).collect();
+        Self {
+            cells,
+            tallies,
+            first,
+        }
     }
 
     fn records(self, workload: &str) -> Vec<BenchRecord> {

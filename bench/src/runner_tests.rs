@@ -81,6 +81,7 @@ impl Workload for Fake {
         let cell = |id| Cell {
             scheme: format!("scheme-{id}"),
             params: Params::default(),
+            family: id as u32 / 2,
             resident_bytes: self.resident_bytes,
             measure: Box::new(Probe {
                 id,
@@ -220,6 +221,22 @@ fn a_run_ended_early_keeps_what_was_measured() {
     let outcome = session.run(&stopper).unwrap();
     assert!(!outcome.complete);
     assert!(outcome.records.is_empty() && workload.log.borrow().is_empty());
+}
+
+#[test]
+fn cells_that_do_not_fit_together_are_measured_in_batches_of_whole_families() {
+    let workload = Fake {
+        resident_bytes: 10,
+        ..fake(10)
+    };
+    let sizes = |usable| {
+        let batches = batches(&workload, &plan(), usable).map_err(|e| e.to_string())?;
+        Ok::<_, String>(batches.iter().map(Vec::len).collect::<Vec<_>>())
+    };
+    assert_eq!(sizes(u64::MAX), Ok(vec![10]));
+    assert_eq!(sizes(59), Ok(vec![4, 4, 2]));
+    assert_eq!(sizes(20), Ok(vec![2; 5]));
+    assert!(sizes(19).is_err());
 }
 
 #[test]

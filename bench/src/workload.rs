@@ -48,7 +48,10 @@ pub struct Cell {
     pub scheme: String,
     /// What is the same in all rounds.
     pub params: Params,
-    /// Memory it holds from [`Measure::prepare`] to the end of its workload.
+    /// Cells of one number are compared with each other and never measured
+    /// apart; cells of a workload are listed family by family.
+    pub family: u32,
+    /// Memory it holds from [`Measure::prepare`] to the end of its batch.
     pub resident_bytes: u64,
     /// How to measure it.
     pub measure: Box<dyn Measure>,

@@ -151,6 +151,7 @@ impl ContentionCell {
         Cell {
             scheme: self.scheme.clone(),
             params,
+            family: self.chain_len,
             resident_bytes: vm::resident_bytes(GFNS, self.chain_len),
             measure: Box::new(self),
         }

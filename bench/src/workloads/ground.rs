@@ -15,7 +15,7 @@ use anyhow::Result;
 use crate::workloads::vm::Vm;
 
 /// Segments of one area of a cold ground.
-pub const SEGMENTS: u64 = 16;
+pub const SEGMENTS: u64 = 32;
 
 /// A VM and the way through its pages.
 pub struct Ground {

@@ -87,12 +87,15 @@ impl Workload for Walk {
         let grids = grids(plan.scale);
         plan.keep_chains(self.name(), grids[0].chains)?;
         let mut cells = Vec::new();
+        let mut family = 0;
         for grid in &grids {
             for chain_len in plan.chains_of(grid.chains) {
                 for &range_pages in grid.range_pages {
                     for scheme in &plan.schemes {
-                        add_cells(&mut cells, plan, grid.cache, scheme, chain_len, range_pages);
+                        let ground = (grid.cache, chain_len, range_pages);
+                        add_cells(&mut cells, plan, scheme, ground, family);
                     }
+                    family += 1;
                 }
             }
         }
@@ -109,10 +112,9 @@ impl Workload for Walk {
 fn add_cells(
     cells: &mut Vec<WalkCell>,
     plan: &Plan,
-    cache: Cache,
     scheme: &str,
-    chain_len: u32,
-    range_pages: u64,
+    (cache, chain_len, range_pages): (Cache, u32, u64),
+    family: u32,
 ) {
     let gfns = set_gfns(plan, cache, chain_len);
     // A page without SPTEs is neither young nor old.
@@ -134,6 +136,7 @@ fn add_cells(
             track: Track::new(cell),
             cache,
             young_share,
+            family,
             passes: Passes::new(plan.clock),
         });
     }
@@ -160,6 +163,7 @@ struct WalkCell {
     track: Track,
     cache: Cache,
     young_share: f64,
+    family: u32,
     passes: Passes,
 }
 
@@ -190,6 +194,7 @@ impl WalkCell {
         Cell {
             scheme,
             params,
+            family: self.family,
             resident_bytes,
             measure: Box::new(self),
         }

@@ -88,6 +88,7 @@ fn accessed_bits_are_restored_after_a_pass_that_cleared_them() {
             track: Track::new(cell),
             cache: Cache::Cold,
             young_share,
+            family: 0,
             passes: Passes::new(plan.clock),
         })
         .collect();
