@@ -11,8 +11,8 @@
 //! # }
 //! ```
 //!
-//! Every skip is printed and, where `RMAPSCOPE_SKIP_LOG` names a file, appended to it. With
-//! `RMAPSCOPE_REQUIRE_LIVE=1` a skip is a failure.
+//! Every skip is printed. Where `RMAPSCOPE_LIVE_LOG` names a file, tests that ran and tests that
+//! were skipped are appended to it. With `RMAPSCOPE_REQUIRE_LIVE=1` a skip is a failure.
 
 use std::env;
 use std::ffi::OsStr;
@@ -28,8 +28,8 @@ use crate::cgroup::{CgroupError, Memcg};
 use crate::driver::{self, DriverError};
 use crate::tracefs::{Tracefs, TracefsError};
 
-/// Environment variable with the file skips are appended to.
-pub const SKIP_LOG: &str = "RMAPSCOPE_SKIP_LOG";
+/// Environment variable with the file that says which tests ran and which were skipped.
+pub const LIVE_LOG: &str = "RMAPSCOPE_LIVE_LOG";
 /// Environment variable that, set to 1, turns skips into failures.
 pub const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
 
@@ -39,28 +39,35 @@ pub const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
 /// If `probe` failed and live tests are required.
 pub fn require<T, E: Display>(test: &str, probe: Result<T, E>) -> Option<T> {
     let reason = match probe {
-        Ok(found) => return Some(found),
+        Ok(found) => {
+            log(&format!("ran: {test}\n"));
+            return Some(found);
+        }
         Err(reason) => reason,
     };
     let line = format!("SKIPPED: {test}: {reason}\n");
     // Straight to stderr: the test harness shows captured output of failed tests only.
     let _ = io::stderr().lock().write_all(line.as_bytes());
-    if let Some(log) = env::var_os(SKIP_LOG) {
-        append(Path::new(&log), &line);
-    }
+    log(&line);
     let required = env::var_os(REQUIRE_LIVE).is_some_and(|value| value == OsStr::new("1"));
     assert!(!required, "live tests are required: {test}: {reason}");
     None
 }
 
-fn append(log: &Path, line: &str) {
+fn log(line: &str) {
+    let Some(log) = env::var_os(LIVE_LOG) else {
+        return;
+    };
     let written = OpenOptions::new()
         .append(true)
         .create(true)
-        .open(log)
+        .open(&log)
         .and_then(|mut file| file.write_all(line.as_bytes()));
     if let Err(error) = written {
-        eprintln!("could not append to {SKIP_LOG} {}: {error}", log.display());
+        eprintln!(
+            "could not append to {LIVE_LOG} {}: {error}",
+            Path::new(&log).display()
+        );
     }
 }
 

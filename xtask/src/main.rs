@@ -5,10 +5,13 @@
 mod bench;
 mod build_ebpf;
 mod compare;
+mod debian;
+mod dist;
 mod process;
 mod profile;
 mod report;
 mod test;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,10 @@ enum Task {
     Report(report::Options),
     /// Run the tests.
     Test(test::Options),
+    /// Run the live tests on stock kernels under emulation.
+    VmTest(vm_test::Options),
+    /// Build the profiler as one static file.
+    Dist(dist::Options),
     /// Rebuild the eBPF object from source, or check the committed one.
     BuildEbpf(build_ebpf::Options),
 }
@@ -59,6 +66,8 @@ fn run(task: Task) -> Outcome {
         Task::Compare(options) => compare::run(&options),
         Task::Report(options) => report::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::VmTest(options) => vm_test::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::BuildEbpf(options) => build_ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }

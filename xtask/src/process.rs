@@ -98,6 +98,22 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     bail!("{status} from: {}", shown(command))
 }
 
+/// Runs a program that must succeed and returns what it prints.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let shown = shown(command);
+    let out = command
+        .output()
+        .with_context(|| format!("cannot start: {shown}"))?;
+    if !out.status.success() {
+        bail!(
+            "{} from: {shown}\n{}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
 /// The cargo that started us, in the workspace's folder.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

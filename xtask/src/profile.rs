@@ -122,6 +122,8 @@ fn context() -> Context {
     context
         .command
         .splice(0..1, ["cargo".to_owned(), "xtask".to_owned()]);
+    // The recorder is built with optimisation, whatever this program is.
+    context.tool.optimised = true;
     let revision = process::git_revision();
     if !revision.is_empty() {
         context.tool.git_revision = revision.into();

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::{Outcome, process};
 
 /// Tells a live test where to note that it ran or was skipped, and why.
-const LIVE_LOG: &str = "RMAPSCOPE_SKIP_LOG";
+const LIVE_LOG: &str = "RMAPSCOPE_LIVE_LOG";
 /// Makes a live test that cannot run a failure.
 const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
 

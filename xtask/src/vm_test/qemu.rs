@@ -1,0 +1,207 @@
+//! QEMU as a machine with emulated SVM, started on a kernel and read from.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::kernels::Kernel;
+use crate::{debian::PrivateApt, process};
+
+/// Bookworm's own QEMU panics some of the kernels; its backport does not.
+const SUITES: [&str; 2] = ["bookworm", "bookworm-backports"];
+
+/// QEMU and busybox, unpacked.
+pub(super) struct Machine {
+    folder: PathBuf,
+}
+
+/// What a boot said.
+pub(super) struct Boot {
+    /// All lines of the serial console.
+    pub(super) console: Vec<String>,
+    /// Whether the machine powered itself off.
+    pub(super) finished: bool,
+    /// Wall-clock time.
+    pub(super) elapsed: Duration,
+}
+
+/// How a kernel is started.
+pub(super) struct Setup<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) initramfs: &'a Path,
+    pub(super) kvm_parameters: &'a str,
+    pub(super) amd_parameters: &'a str,
+    pub(super) tests: &'a [String],
+    pub(super) timeout: Duration,
+}
+
+impl Machine {
+    /// Fetches and unpacks QEMU, the libraries it needs and busybox, unless
+    /// they are there.
+    pub(super) fn fetch() -> Result<Self> {
+        let folder = process::workspace().join("target/vm-test/qemu");
+        if !folder.exists() {
+            eprintln!("fetching QEMU from Debian's {}", SUITES[1]);
+            let apt = PrivateApt::new("qemu", &SUITES)?;
+            let mut simulate = apt.command("apt-get");
+            simulate.args([
+                "--simulate",
+                "--no-install-recommends",
+                "--target-release",
+                SUITES[1],
+            ]);
+            let plan = process::output(simulate.args(["install", "qemu-system-x86"]))?;
+            let mut packages = to_install(&plan);
+            packages.extend(["qemu-system-x86", "qemu-system-data", "seabios"].map(str::to_owned));
+            packages.sort();
+            packages.dedup();
+            let packages: Vec<String> = packages
+                .into_iter()
+                .map(|p| format!("{p}/{}", SUITES[1]))
+                .collect();
+            let partial = folder.with_extension("partial");
+            if partial.exists() {
+                fs::remove_dir_all(&partial)?;
+            }
+            let (backports, rest) = split_by_suite(&apt, &packages)?;
+            apt.unpack(&backports, &partial)?;
+            apt.unpack(&rest, &partial)?;
+            apt.unpack(&["busybox-static".to_owned()], &partial)?;
+            fs::rename(&partial, &folder)?;
+        }
+        Ok(Self { folder })
+    }
+
+    /// The static busybox.
+    pub(super) fn busybox(&self) -> PathBuf {
+        self.folder.join("bin/busybox")
+    }
+
+    /// Boots a kernel and reads its console until it powers off, hangs for
+    /// too long, or we are interrupted.
+    pub(super) fn boot(&self, setup: &Setup<'_>) -> Result<Boot> {
+        let disk = tempfile::Builder::new()
+            .prefix("rmapscope-disk-")
+            .tempfile()?;
+        disk.as_file().set_len(512 << 20)?;
+        process::output(
+            Command::new("mkfs.ext4")
+                .args(["-q", "-F"])
+                .arg(disk.path()),
+        )?;
+        let begin = Instant::now();
+        let mut command = self.command(setup, disk.path());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start: {}", process::shown(&command)))?;
+        let result = read_console(&mut child, setup.timeout);
+        let _ = child.kill();
+        let _ = child.wait();
+        let (console, finished) = result?;
+        Ok(Boot {
+            console,
+            finished,
+            elapsed: begin.elapsed(),
+        })
+    }
+
+    fn command(&self, setup: &Setup<'_>, disk: &Path) -> Command {
+        let at = |part: &str| self.folder.join(part);
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(at);
+        let mut command = Command::new(at("usr/bin/qemu-system-x86_64"));
+        if let Ok(path) = std::env::join_paths(&libraries) {
+            command.env("LD_LIBRARY_PATH", path);
+        }
+        command
+            .arg("-L")
+            .arg(at("usr/share/qemu"))
+            .arg("-L")
+            .arg(at("usr/share/seabios"));
+        command.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-machine",
+            "q35",
+            "-cpu",
+            "EPYC,+svm,+npt",
+        ]);
+        command.args(["-smp", "2", "-m", "1024", "-nodefaults", "-no-user-config"]);
+        command.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
+        command.arg("-kernel").arg(&setup.kernel.image);
+        command.arg("-initrd").arg(setup.initramfs);
+        command.arg("-drive").arg(format!(
+            "file={},if=none,id=disk,format=raw",
+            disk.display()
+        ));
+        command.args(["-device", "nvme,serial=rmapscope,drive=disk"]);
+        command.arg("-append").arg(format!(
+            "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr no_timer_check \
+             random.trust_cpu=on rdinit=/init kvm_parameters={} amd_parameters={} tests={}",
+            setup.kvm_parameters,
+            setup.amd_parameters,
+            setup.tests.join(",")
+        ));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        command
+    }
+}
+
+/// Packages a simulated installation would install.
+fn to_install(plan: &str) -> Vec<String> {
+    let lines = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
+    lines
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect()
+}
+
+/// Those of `name/suite` that the suite has, and the names of the others.
+fn split_by_suite(apt: &PrivateApt, packages: &[String]) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut there, mut elsewhere) = (Vec::new(), Vec::new());
+    for package in packages {
+        let name = package.split('/').next().unwrap_or(package);
+        let known = process::output(apt.command("apt-cache").args(["madison", name]))?;
+        if known.lines().any(|line| line.contains(SUITES[1])) {
+            there.push(package.clone());
+        } else {
+            elsewhere.push(name.to_owned());
+        }
+    }
+    Ok((there, elsewhere))
+}
+
+fn read_console(child: &mut Child, timeout: Duration) -> Result<(Vec<String>, bool)> {
+    let stdout = child.stdout.take().context("QEMU has no standard output")?;
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let deadline = Instant::now() + timeout;
+    let mut console = Vec::new();
+    loop {
+        match lines.recv_timeout(Duration::from_millis(200)) {
+            Ok(line) => console.push(line),
+            Err(mpsc::RecvTimeoutError::Timeout) if process::interrupted() => bail!("interrupted"),
+            Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => return Ok((console, false)),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let finished = console.iter().any(|line| line == "MATRIX done");
+                return Ok((console, finished));
+            }
+        }
+    }
+}
