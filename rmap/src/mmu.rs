@@ -121,6 +121,16 @@ pub trait Mmu: Send + Sync {
     /// of SPTEs that were writable.
     fn write_protect(&self, range: GfnRange) -> u64;
 
+    /// Zaps the 4 KiB SPTEs of the range whose 2 MiB page lies wholly inside range
+    /// and memslot, so that the next fault can map it huge (KVM does this when dirty
+    /// logging ends). Each rmap is walked under mmu_lock held for write, without its
+    /// lock, and each SPTE is then removed with it. Returns the number of SPTEs
+    /// zapped.
+    ///
+    /// # Errors
+    /// A chain is corrupt; what was zapped before stays zapped.
+    fn zap_collapsible(&self, vcpu: &mut Vcpu, range: GfnRange) -> Result<u64, RmapError>;
+
     /// Frees the shadow page that holds `mapping`, all its SPTEs zapped and out of
     /// their rmaps, and plays the stranger who gets it next and happens to fill it
     /// with the very words it held. Waits for lock-free agers first, with no lock

@@ -226,8 +226,8 @@ pub unsafe fn remove(
             "a descriptor claims too many entries",
         ));
     };
-    // The hole is filled before the source is emptied: a lock-free walker that
-    // comes late to both sees the moved entry at least once.
+    // The hole is filled before the source is emptied: where stores are seen in
+    // order, a lock-free walker that reaches the hole last sees the moved entry.
     hole.store(moved.load(Relaxed), Relaxed);
     moved.store(std::ptr::null_mut(), Relaxed);
     head_desc.spte_count.store(last, Relaxed);

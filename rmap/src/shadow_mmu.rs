@@ -11,8 +11,9 @@
 
 mod age;
 mod pages;
+mod under_lock;
 
-use std::{marker::PhantomData, ops::ControlFlow, ptr::NonNull};
+use std::{marker::PhantomData, ptr::NonNull};
 
 use age::{ClearYoung, TestYoung};
 
@@ -318,24 +319,11 @@ impl<S: Scheme> Mmu for ShadowMmu<S> {
     }
 
     fn write_protect(&self, range: GfnRange) -> u64 {
-        let mut writable = 0;
-        let _guard = self.mmu_lock.write();
-        for (slot, range) in self.slots.overlapping(range) {
-            for head in Level::ALL
-                .iter()
-                .flat_map(|&level| slot.heads(&range, level))
-            {
-                head.assert_no_mutator();
-                let mut protect = |spte: &Spte| {
-                    let old = spte.update_present(SpteWord::write_protected);
-                    writable += u64::from(old.is_some_and(SpteWord::is_writable));
-                    ControlFlow::Continue(())
-                };
-                // SAFETY: I-life: mmu_lock keeps every mutator out.
-                let _all = unsafe { pte_list::walk(head.load().unlocked(), &mut protect) };
-            }
-        }
-        writable
+        self.write_protect_range(range)
+    }
+
+    fn zap_collapsible(&self, vcpu: &mut Vcpu, range: GfnRange) -> Result<u64, RmapError> {
+        self.zap_collapsible_range(vcpu, range)
     }
 
     fn chain_len(&self, gfn: Gfn, level: Level) -> Result<u32, RmapError> {

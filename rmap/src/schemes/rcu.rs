@@ -12,7 +12,8 @@
 //!   the hole. If the hole is in the first descriptor and the walker is between the
 //!   two, it misses that SPTE, so a young page may be reported old (false-old). If
 //!   the hole is further back, the walker may see the SPTE twice, which is
-//!   harmless. Without a concurrent mutator nothing is missed (**I-young**).
+//!   harmless (or, where stores are seen out of order, miss it as well). Without a
+//!   concurrent mutator nothing is missed (**I-young**).
 //! * An SPTE just removed may still be visited: it is zapped then, or already
 //!   installed again for the same gfn (**I-zap**).
 //!

@@ -16,6 +16,9 @@ pub(crate) const PREEMPTIONS: usize = 3;
 /// The gfn whose rmap is fought over.
 pub(crate) const GFN: Gfn = Gfn(0);
 
+/// Pages in the memslot: one of the model's 2 MiB pages.
+pub(crate) const NPAGES: u64 = 2;
+
 /// SPTEs the rmap can hold: enough for two descriptors in the model.
 pub(crate) const ALIASES: u32 = 4;
 
@@ -46,18 +49,23 @@ pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
 
 /// An MMU whose one rmap holds aliases 0 to `len` less one, all young.
 pub(crate) fn mmu_with_chain(build: Build, len: u32, recycle_threshold: u32) -> Arc<Box<dyn Mmu>> {
-    let mut config = MmuConfig::new(GFN, 1, ALIASES);
+    let mut config = MmuConfig::new(GFN, NPAGES, ALIASES);
     config.recycle_threshold = recycle_threshold;
-    let mmu = build(&config).expect("the model's configuration is valid");
+    configured_mmu_with_chain(build, &config, len)
+}
+
+/// The same with a configuration of one's own.
+pub(crate) fn configured_mmu_with_chain(
+    build: Build,
+    config: &MmuConfig,
+    len: u32,
+) -> Arc<Box<dyn Mmu>> {
+    let mmu = build(config).expect("the model's configuration is valid");
     let mut vcpu = Vcpu::new();
     for alias in 0..len {
         let outcome = mmu.fault(&mut vcpu, mapping(alias), Access::Read);
-        assert_eq!(
-            outcome,
-            Ok(FaultOutcome::Installed {
-                chain_len: alias + 1
-            })
-        );
+        let chain_len = alias + 1;
+        assert_eq!(outcome, Ok(FaultOutcome::Installed { chain_len }));
     }
     Arc::new(mmu)
 }
@@ -89,6 +97,10 @@ pub(crate) enum Mutator {
     ZapAll,
     /// Unmaps the range.
     Unmap,
+    /// Write-protects the range, under mmu_lock and without the rmap's lock.
+    WriteProtect,
+    /// Zaps what could be mapped huge, walking without the rmap's lock.
+    Collapse,
 }
 
 impl Mutator {
@@ -108,15 +120,26 @@ impl Mutator {
                 let zapped = mmu.unmap_range(vcpu, GfnRange::single(GFN));
                 assert_eq!(zapped, Ok(u64::from(len)));
             }
+            Self::WriteProtect => {
+                assert_eq!(
+                    mmu.write_protect(GfnRange::single(GFN)),
+                    0,
+                    "all were read-only"
+                );
+            }
+            Self::Collapse => {
+                let zapped = mmu.zap_collapsible(vcpu, GfnRange::pages(GFN, NPAGES));
+                assert_eq!(zapped, Ok(u64::from(len)));
+            }
         }
     }
 
     /// SPTEs of a chain of `len` that stay mapped all the time.
     pub(crate) fn survivors(self, len: u32) -> u32 {
         match self {
-            Self::Add => len,
+            Self::Add | Self::WriteProtect => len,
             Self::Remove => len - 1,
-            Self::ZapAll | Self::Unmap => 0,
+            Self::ZapAll | Self::Unmap | Self::Collapse => 0,
         }
     }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use loom::thread;
-use rmap::{SchemeInfo, Vcpu};
+use rmap::{AccessedBits, MmuConfig, SchemeInfo, Vcpu};
 
 use crate::model::{
-    Ager, Mutator, ager_against_mutator, ager_against_page_reuse, check_at_rest, explore, mapping,
-    mmu_with_chain,
+    ALIASES, Ager, GFN, Mutator, NPAGES, ager_against_mutator, ager_against_page_reuse,
+    check_at_rest, configured_mmu_with_chain, explore, mapping, mmu_with_chain,
 };
 
 fn sound_schemes() -> impl Iterator<Item = &'static SchemeInfo> {
@@ -69,6 +69,20 @@ fn i_life_test_age_against_unmap() {
 }
 
 #[test]
+fn i_progress_agers_against_write_protection() {
+    for ager in [Ager::Age, Ager::TestAge] {
+        for_every_scheme(ager, Mutator::WriteProtect, &[1, 2]);
+    }
+}
+
+#[test]
+fn i_progress_agers_against_a_walk_that_removes() {
+    for ager in [Ager::Age, Ager::TestAge] {
+        for_every_scheme(ager, Mutator::Collapse, &[1, 2]);
+    }
+}
+
+#[test]
 fn i_progress_two_agers_on_one_rmap() {
     for scheme in sound_schemes() {
         for (mine, other) in [
@@ -94,34 +108,44 @@ fn i_progress_two_agers_on_one_rmap() {
     }
 }
 
+/// Age and the hardware's use of a page against the zap of its SPTE.
+fn age_and_touch_against_zap(scheme: &'static SchemeInfo, accessed: AccessedBits) {
+    println!("{}: age and touch against zap, {accessed:?}", scheme.name);
+    explore(move || {
+        let config = MmuConfig::new(GFN, NPAGES, ALIASES).with_accessed(accessed);
+        let mmu = configured_mmu_with_chain(scheme.build, &config, 2);
+        let side = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || mmu.touch(mapping(0)))
+        };
+        let ager = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || Ager::Age.run(&**mmu))
+        };
+        let mut vcpu = Vcpu::new();
+        let zapped = mmu.zap(&mut vcpu, mapping(0));
+        assert!(zapped.expect("mapped").was_present());
+        side.join().expect("the hardware does not panic");
+        ager.join().expect("the ager does not panic");
+        assert!(
+            !mmu.touch(mapping(0)),
+            "I-zap: the zapped SPTE is there again"
+        );
+        check_at_rest(&**mmu, scheme, 1);
+    });
+}
+
 #[test]
 fn i_zap_a_touched_and_aged_spte_stays_zapped() {
     for scheme in sound_schemes() {
-        println!("{}: age and touch against zap", scheme.name);
-        explore(move || {
-            let mmu = mmu_with_chain(scheme.build, 2, 4);
-            let side = {
-                let mmu = Arc::clone(&mmu);
-                thread::spawn(move || mmu.touch(mapping(0)))
-            };
-            let ager = {
-                let mmu = Arc::clone(&mmu);
-                thread::spawn(move || Ager::Age.run(&**mmu))
-            };
-            let mut vcpu = Vcpu::new();
-            assert!(
-                mmu.zap(&mut vcpu, mapping(0))
-                    .expect("mapped")
-                    .was_present()
-            );
-            side.join().expect("the hardware does not panic");
-            ager.join().expect("the ager does not panic");
-            assert!(
-                !mmu.touch(mapping(0)),
-                "I-zap: the zapped SPTE is there again"
-            );
-            check_at_rest(&**mmu, scheme, 1);
-        });
+        age_and_touch_against_zap(scheme, AccessedBits::AD);
+    }
+}
+
+#[test]
+fn i_zap_an_access_tracked_spte_stays_zapped() {
+    for scheme in sound_schemes() {
+        age_and_touch_against_zap(scheme, AccessedBits::AccessTracking);
     }
 }
 

@@ -297,3 +297,57 @@ fn contradictory_configurations_are_errors() {
         assert!(error(&with(&[slot(4, 4), slot(0, 4)], 1)).is_none());
     }
 }
+
+#[test]
+fn only_whole_huge_pages_inside_the_slot_are_collapsible() {
+    for scheme in rmap::schemes() {
+        let mmu = (scheme.build)(&MmuConfig::new(Gfn(500), 1100, ALIASES)).expect("valid");
+        let mut vcpu = Vcpu::new();
+        let pages = [
+            (511, 3),
+            (512, 30),
+            (900, 1),
+            (1023, 15),
+            (1024, 2),
+            (1599, 1),
+        ];
+        for (gfn, n) in pages {
+            for alias in 0..n {
+                let mapping = Mapping::new(Gfn(gfn), Level::Size4K, alias);
+                assert!(mmu.fault(&mut vcpu, mapping, Access::Read).is_ok());
+            }
+        }
+        let huge = Mapping::new(Gfn(512), Level::Size2M, 0);
+        assert!(mmu.fault(&mut vcpu, huge, Access::Read).is_ok());
+        let partly = GfnRange::new(Gfn(500), Gfn(1023));
+        assert_eq!(
+            mmu.zap_collapsible(&mut vcpu, partly),
+            Ok(0),
+            "{}",
+            scheme.name
+        );
+        let whole = GfnRange::pages(Gfn(0), u64::MAX);
+        assert_eq!(
+            mmu.zap_collapsible(&mut vcpu, whole),
+            Ok(48),
+            "{}",
+            scheme.name
+        );
+        for (gfn, n) in pages {
+            let left = if (512..1536).contains(&gfn) { 0 } else { n };
+            assert_eq!(
+                mmu.chain_len(Gfn(gfn), Level::Size4K),
+                Ok(left),
+                "{}",
+                scheme.name
+            );
+        }
+        assert_eq!(
+            mmu.chain_len(Gfn(512), Level::Size2M),
+            Ok(1),
+            "{}",
+            scheme.name
+        );
+        assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
+    }
+}
