@@ -108,6 +108,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// Sampling rate of the real side, if sampled.
     pub rate_hz: Option<f64>,
+    /// Real callbacks at chain lengths too rare for a mean.
+    pub callbacks_left_out: u64,
 }
 
 /// The scheme a kernel's own aging corresponds to.
@@ -137,7 +139,12 @@ pub fn compare(
     let curves = synthetic::curves(bench, young_share);
     let costs = real::costs(profile);
     let mut rows = Vec::new();
+    let mut callbacks_left_out = 0;
     for (kind, band, real) in &costs {
+        if !real.is_supported() {
+            callbacks_left_out += real.callbacks;
+            continue;
+        }
         for curve in curves.iter().filter(|c| c.op == synthetic::op_of(*kind)) {
             let hot = curve.at(Cache::Hot, band.mean_len);
             let cold = curve.at(Cache::Cold, band.mean_len);
@@ -176,6 +183,7 @@ pub fn compare(
         kernel_scheme: kernel_scheme(&profile.context.host),
         rows,
         rate_hz: real::rate_hz(profile),
+        callbacks_left_out,
     })
 }
 
@@ -192,11 +200,16 @@ fn require(file: &ResultFile, wanted: ResultKind) -> Result<(), CompareError> {
 }
 
 impl Comparison {
-    /// One table per callback kind.
+    /// One table per callback kind; what their columns mean stands below the
+    /// last.
     pub fn tables(&self) -> Vec<Table> {
         let mut kinds: Vec<CallbackKind> = self.rows.iter().map(|r| r.kind).collect();
         kinds.dedup();
-        kinds.into_iter().map(|kind| self.table(kind)).collect()
+        let mut tables: Vec<Table> = kinds.into_iter().map(|kind| self.table(kind)).collect();
+        if let Some(last) = tables.last_mut() {
+            self.notes().into_iter().for_each(|note| last.note(note));
+        }
+        tables
     }
 
     fn table(&self, kind: CallbackKind) -> Table {
@@ -214,13 +227,11 @@ impl Comparison {
                 Column::number("part/hot"),
                 Column::number("part/cold"),
                 Column::number("callbacks"),
+                Column::number("samples"),
             ],
         );
         for row in self.rows.iter().filter(|r| r.kind == kind) {
             table.row(self.cells(row));
-        }
-        for note in self.notes(kind) {
-            table.note(note);
         }
         table
     }
@@ -251,42 +262,45 @@ impl Comparison {
             ratio(Cache::Hot),
             ratio(Cache::Cold),
             count(row.real.callbacks),
+            row.real.samples.map_or_else(dash, count),
         ]
     }
 
-    fn notes(&self, kind: CallbackKind) -> Vec<String> {
-        let mut notes = vec![
-            format!(
-                "SPTEs: chain length seen at the callback; a range is shown with its mean. \
-                 hot, cold: median time of one synthetic callback over one gfn, {:.0} % of SPTEs \
-                 young, ± half of its 95 % interval.",
-                self.young_share * 100.0
-            ),
-            "real: mean time of a real callback; rmap part: the share of it inside kvm_age_gfn or \
-             kvm_test_age_gfn; both ± half of the 95 % interval. part/hot, part/cold: real rmap \
-             part over the synthetic callback."
-                .to_owned(),
-        ];
-        if let Some(first) = self.rows.iter().find(|r| r.kind == kind) {
-            notes.push(format!("real side measured by {}.", first.real.mechanism));
+    fn notes(&self) -> Vec<String> {
+        let mut notes = vec![format!(
+            "SPTEs: chain length seen at the callback; a range is shown with its mean. hot, cold: \
+             median time of one synthetic callback over one gfn, {:.0} % of SPTEs young, ± half of \
+             its 95 % interval. real: mean time of a real callback; rmap part: its time inside \
+             kvm_age_gfn or kvm_test_age_gfn; both ± half of the 95 % interval. part/hot, \
+             part/cold: real rmap part over synthetic callback.",
+            self.young_share * 100.0
+        )];
+        if let Some(row) = self.rows.first() {
+            let rate = self
+                .rate_hz
+                .map_or_else(String::new, |hz| format!(", {hz:.0} Hz per CPU"));
+            notes.push(format!(
+                "real side measured by {}{rate}.",
+                row.real.mechanism
+            ));
+        }
+        if self.callbacks_left_out > 0 {
+            notes.push(format!(
+                "{} real callbacks at chain lengths too rare for a mean are left out.",
+                count(self.callbacks_left_out)
+            ));
         }
         if let Some(scheme) = self.kernel_scheme {
             notes.push(format!("* {scheme} is what the recorded kernel does."));
         }
-        notes.push(format!("synthetic host: {}.", self.bench_host.label));
-        notes.push(format!("recorded host: {}.", self.profile_host.label));
-        if self.bench_host.label != self.profile_host.label {
-            notes.push(
-                "the two sides come from different hosts: absolute times do not compare."
-                    .to_owned(),
-            );
+        if self.bench_host.label == self.profile_host.label {
+            notes.push(format!("host of both sides: {}.", self.bench_host.label));
+        } else {
+            notes.push(format!("synthetic host: {}.", self.bench_host.label));
+            notes.push(format!("recorded host: {}.", self.profile_host.label));
+            notes.push("two hosts: absolute times do not compare.".to_owned());
         }
-        notes.extend(
-            self.profile_host
-                .unusual
-                .iter()
-                .map(|u| format!("recorded host: {u}.")),
-        );
+        notes.extend(self.profile_host.unusual.iter().map(|u| format!("{u}.")));
         notes
     }
 }

@@ -15,6 +15,8 @@ use crate::{
 /// Samples an exact chain length needs for a row of its own; with fewer it is
 /// pooled with its neighbours.
 const SAMPLES_FOR_OWN_ROW: u64 = 100;
+/// Samples below which a mean says too little to be printed.
+const LEAST_SAMPLES: u64 = 20;
 /// Calls a chain length needs for a row of its own where each is measured.
 const CALLS_FOR_OWN_ROW: u64 = 100;
 /// Lower ends of the bands that pool chain lengths.
@@ -67,6 +69,14 @@ pub struct RealCost {
     pub walk_ns: Option<[f64; 3]>,
     /// What observed it.
     pub mechanism: String,
+}
+
+impl RealCost {
+    /// Whether there are enough samples, or calls, for a mean that says
+    /// something.
+    pub fn is_supported(&self) -> bool {
+        self.total.is_some() && self.samples.is_none_or(|n| n >= LEAST_SAMPLES)
+    }
 }
 
 /// Sums of the callbacks of one kind and chain length.

@@ -149,13 +149,15 @@ fn by_chain_length(file: &ResultFile) -> Table {
     );
     for (kind, band, cost) in real_costs(file) {
         let mean = |m: Option<crate::stats::SampledMean>| {
-            m.map_or_else(
+            m.filter(|_| cost.is_supported()).map_or_else(
                 || "-".to_owned(),
                 |m| with_interval(m.mean_ns, Some((m.low_ns, m.high_ns))),
             )
         };
         let per_spte = match cost.walk {
-            Some(walk) if band.mean_len > 0.0 => figure(walk.mean_ns / band.mean_len),
+            Some(walk) if band.mean_len > 0.0 && cost.is_supported() => {
+                figure(walk.mean_ns / band.mean_len)
+            }
             _ => "-".to_owned(),
         };
         table.row(vec![
@@ -170,7 +172,7 @@ fn by_chain_length(file: &ResultFile) -> Table {
     }
     table.note(
         "± half of the 95 % interval. A range of lengths pools those too rare for a row of their \
-         own; its mean is in brackets. Callbacks over several pages are left out.",
+         own; its mean is in brackets; - is fewer samples than a mean needs. Callbacks over several pages are left out.",
     );
     table
 }
