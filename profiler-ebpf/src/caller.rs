@@ -1,9 +1,10 @@
 //! Kind and caller class of a callback, from its kernel stack.
 //!
-//! Reading a stack costs more than the callback itself, so the meaning of a
-//! task's stack is remembered per CPU and family of callbacks, and read again
-//! when another task is seen and after every `STACK_EVERY` callbacks. A change
-//! found by such a re-read is counted: it bounds what remembering got wrong.
+//! Reading a stack costs ten times the callback itself, so the meaning of a
+//! task's stack is remembered per CPU and family of callbacks. It is read again
+//! when another task is seen, then after a gap that doubles while nothing
+//! changes, up to `STACK_EVERY` callbacks, and starts anew when something did.
+//! Changes found so are counted: they bound what remembering got wrong.
 
 use aya_ebpf::{
     EbpfContext, Global,
@@ -19,9 +20,11 @@ use profiler_common::{
 
 use crate::kernel::repeat;
 
-/// Callbacks of one task between two reads of its stack.
+/// Most callbacks of one task between two reads of its stack.
 #[unsafe(no_mangle)]
-static STACK_EVERY: Global<u32> = Global::new(64);
+static STACK_EVERY: Global<u32> = Global::new(1);
+/// The first gap after a change.
+const FIRST_GAP: u64 = 8;
 /// Text ranges in use.
 #[unsafe(no_mangle)]
 static TEXT_RANGES: Global<u32> = Global::new(0);
@@ -45,7 +48,10 @@ struct Stack {
 struct Remembered {
     task: u64,
     meaning: u64,
+    /// Callbacks until the next read.
     left: u64,
+    /// The gap that `left` counts down.
+    gap: u64,
 }
 
 #[map]
@@ -217,14 +223,20 @@ pub(crate) fn meaning<C: StackIdContext>(
             UNREADABLE
         }
     };
-    if same_task && remembered.meaning != meaning {
-        totals.stacks_changed += 1;
-    }
+    let is_settled = same_task && remembered.meaning == meaning;
+    totals.stacks_changed += u64::from(same_task && !is_settled);
     if caller(meaning) as u8 == Caller::Other as u8 {
         count_other(context);
     }
+    let most = u64::from(STACK_EVERY.load());
+    let gap = if is_settled {
+        remembered.gap * 2
+    } else {
+        FIRST_GAP
+    };
     remembered.task = task;
     remembered.meaning = meaning;
-    remembered.left = u64::from(STACK_EVERY.load()) - 1;
+    remembered.gap = if gap > most { most } else { gap };
+    remembered.left = remembered.gap - 1;
     meaning
 }

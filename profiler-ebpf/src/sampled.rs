@@ -16,6 +16,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use profiler_common::{
     aging::{CellKey, NO_VM, Totals, length, place},
+    census::LEVELS,
     event::{Event, YOUNG_UNKNOWN},
     intervals::{
         AMBIGUOUS, Heads, Interval, MAX_INTERVALS, SEARCH_STEPS, SLOTS_PER_INTERVAL, Table,
@@ -35,6 +36,9 @@ use crate::{
 struct Current {
     task: u64,
     key: CellKey,
+    /// Callbacks of this task on this VM for which the memslots are still taken
+    /// to be those last checked.
+    unchecked: u64,
     /// Not 0 while the tracepoint program runs.
     in_tracepoint: u64,
 }
@@ -51,6 +55,10 @@ const CLEARING: u32 = 0;
 const TESTING: u32 = 1;
 
 const PAGE_SHIFT: u64 = 12;
+
+/// Callbacks of one task on one VM between two checks that the memslots did not change.
+/// A check costs two reads, a fifth of the whole program.
+const CHECK_EVERY: u64 = 8;
 
 /// The interval that holds `hva`.
 #[inline(always)]
@@ -84,18 +92,20 @@ struct Seen {
     has_rmap: bool,
 }
 
-/// Adds the heads of one gfn, over all levels of one memslot, to `seen`.
-/// The error is a length code.
+/// Whether the memslots that `heads` was made from are still in use.
 #[inline(always)]
-fn add_heads(heads: &Heads, offset_pages: u64, seen: &mut Seen) -> Result<(), u16> {
-    let same_slots = read::<u64>(heads.memslots_at) == Some(heads.memslots)
-        && read_member::<u64>(heads.memslots, &MEMSLOTS_GENERATION) == Some(heads.generation);
-    if !same_slots {
-        return Err(length::STALE);
-    }
+fn is_current(heads: &Heads) -> bool {
+    read::<u64>(heads.memslots_at) == Some(heads.memslots)
+        && read_member::<u64>(heads.memslots, &MEMSLOTS_GENERATION) == Some(heads.generation)
+}
+
+/// Adds the head of one gfn to `seen`, at the lowest level that maps it. The
+/// error is a length code.
+#[inline(always)]
+fn add_head(heads: &Heads, offset_pages: u64, seen: &mut Seen) -> Result<(), u16> {
     let gfn = heads.first_gfn + offset_pages;
     let mut level = 0;
-    while level < heads.rmap.len() {
+    while level < LEVELS {
         let shift = 9 * level as u64;
         let array = heads.rmap[level];
         level += 1;
@@ -107,21 +117,19 @@ fn add_heads(heads: &Heads, offset_pages: u64, seen: &mut Seen) -> Result<(), u1
         let head = read::<u64>(array + index * 8).ok_or(length::UNREADABLE)?;
         seen.locked |= chain::is_locked(head);
         match chain::decode(head) {
-            Chain::Empty => {}
+            Chain::Empty => continue,
             Chain::One(_) => seen.sptes += 1,
             Chain::Many { length, .. } => seen.sptes += length,
             Chain::Fault | Chain::Torn => return Err(length::UNREADABLE),
         }
+        break;
     }
     Ok(())
 }
 
 /// The length code of the chain at `hva`, and whether a head was locked.
 #[inline(always)]
-fn chain_at(interval: &Interval, hva: u64) -> (u16, bool) {
-    if interval.flags & AMBIGUOUS != 0 {
-        return (length::AMBIGUOUS, false);
-    }
+fn chain_at(interval: &Interval, hva: u64, check: bool) -> (u16, bool) {
     let offset_pages = (hva - interval.start) >> PAGE_SHIFT;
     let mut seen = Seen {
         sptes: 0,
@@ -133,10 +141,14 @@ fn chain_at(interval: &Interval, hva: u64) -> (u16, bool) {
         if slot as u64 >= interval.slots {
             break;
         }
-        if let Err(code) = add_heads(&interval.heads[slot], offset_pages, &mut seen) {
+        let heads = &interval.heads[slot];
+        slot += 1;
+        if check && !is_current(heads) {
+            return (length::STALE, false);
+        }
+        if let Err(code) = add_head(heads, offset_pages, &mut seen) {
             return (code, false);
         }
-        slot += 1;
     }
     if !seen.has_rmap {
         return (length::NO_RMAP, false);
@@ -156,10 +168,23 @@ fn began<C: StackIdContext>(context: &C, start: u64, end: u64, family: u32) -> O
     totals.callbacks += 1;
 
     let meaning = caller::meaning(context, totals, family, task);
-    let (vm, (length, locked)) = match find(start) {
-        Some(interval) if interval.flags & AMBIGUOUS != 0 => (NO_VM, (length::AMBIGUOUS, false)),
-        Some(interval) => (interval.vm as u16, chain_at(interval, start)),
-        None => (NO_VM, (length::OUTSIDE, false)),
+    let (vm, length, locked) = match find(start) {
+        Some(interval) if interval.flags & AMBIGUOUS != 0 => (NO_VM, length::AMBIGUOUS, false),
+        Some(interval) => {
+            let vm = interval.vm as u16;
+            let is_next = current.task == task && current.key.vm == vm && current.unchecked > 0;
+            current.unchecked = if is_next {
+                current.unchecked - 1
+            } else {
+                CHECK_EVERY - 1
+            };
+            let (length, locked) = chain_at(interval, start, !is_next);
+            if length == length::STALE {
+                current.unchecked = 0;
+            }
+            (vm, length, locked)
+        }
+        None => (NO_VM, length::OUTSIDE, false),
     };
     let pages = (end - start) >> PAGE_SHIFT;
     let key = CellKey {

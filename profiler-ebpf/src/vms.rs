@@ -98,7 +98,10 @@ pub(crate) fn for_each_slot<F: FnMut(u64) -> bool>(memslots: u64, mut each: F) -
     };
     let node_offset = offset(&SLOT_ID_NODE) + u64::from(index & 1) * HLIST_NODE_BYTES;
     let buckets = memslots + offset(&MEMSLOTS_ID_HASH);
-    let (mut complete, mut stop) = (true, false);
+    let mut complete = true;
+    // Not a bool: the verifier cannot see that one read back from the stack is 0 or 1, which a
+    // loop's body must return.
+    let mut stop = 0u64;
     repeat(ID_HASH_BUCKETS.load(), |bucket| {
         let Some(mut node) = read::<u64>(buckets + bucket * 8) else {
             complete = false;
@@ -112,7 +115,7 @@ pub(crate) fn for_each_slot<F: FnMut(u64) -> bool>(memslots: u64, mut each: F) -
                 return true;
             }
             if each(node - node_offset) {
-                stop = true;
+                stop = 1;
                 return true;
             }
             match read::<u64>(node) {
@@ -124,7 +127,7 @@ pub(crate) fn for_each_slot<F: FnMut(u64) -> bool>(memslots: u64, mut each: F) -
             }
             false
         });
-        stop
+        stop != 0
     });
     complete
 }

@@ -380,21 +380,22 @@ pub(crate) fn explain(error: &ProgramError) -> String {
         ProgramError::LoadError {
             io_error,
             verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            match log
-                .lines()
-                .rfind(|line| !line.is_empty() && !line.starts_with("processed"))
-            {
-                Some(last) => format!("the verifier rejects it: {last}"),
-                None => format!("the kernel refuses to load it: {}", errno(io_error)),
-            }
-        }
+        } => match last_words(&verifier_log.to_string()) {
+            Some(last) => format!("the verifier rejects it: {last}"),
+            None => format!("the kernel refuses to load it: {}", errno(io_error)),
+        },
         ProgramError::SyscallError(error) => {
             format!("{} fails: {}", error.call, errno(&error.io_error))
         }
         other => other.to_string(),
     }
+}
+
+/// The verifier's complaint: the last line of its log that is not statistics.
+fn last_words(log: &str) -> Option<&str> {
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+    log.lines()
+        .rfind(|line| !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
 }
 
 /// A system error with its name rather than its number.

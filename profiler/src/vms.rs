@@ -9,12 +9,13 @@ use std::{fs, io, os::fd::AsFd as _};
 use aya::{
     Btf, Ebpf,
     maps::{Array, MapData, MapError},
-    programs::{Iter, ProgramError, ProgramFd},
+    programs::{Iter, Program, ProgramError, ProgramFd},
 };
 use profiler_common::census;
 
 use crate::{
     iterator::Reader,
+    ladder::explain,
     object::{self, ObjectError},
 };
 
@@ -28,7 +29,7 @@ pub(crate) enum FindError {
     #[error(
         "the kernel refuses rmapscope's VM iterator: {0}; `rmapscope doctor` says what is missing"
     )]
-    Refused(#[from] ProgramError),
+    Refused(String),
     /// The object lacks the program.
     #[error("the eBPF object has no program {0}; it was not built from these sources")]
     NoProgram(&'static str),
@@ -95,6 +96,10 @@ pub(crate) fn load_iterator(
     btf: &Btf,
 ) -> Result<ProgramFd, FindError> {
     let program = ebpf.program_mut(name).ok_or(FindError::NoProgram(name))?;
+    load_task_file(program, btf).map_err(|error| FindError::Refused(explain(&error)))
+}
+
+fn load_task_file(program: &mut Program, btf: &Btf) -> Result<ProgramFd, ProgramError> {
     let program: &mut Iter = program.try_into()?;
     program.load("task_file", btf)?;
     Ok(program.fd()?.try_clone()?)

@@ -27,8 +27,8 @@ pub(crate) struct Options {
     /// Timer samples per second and CPU, at most 4000
     #[arg(long, default_value_t = 3989, value_name = "HZ")]
     pub(super) rate: u32,
-    /// Read a task's kernel stack again after this many callbacks
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    /// Read a task's kernel stack again after at most this many callbacks
+    #[arg(long, default_value_t = 256, value_name = "N")]
     pub(super) stack_every: u32,
     /// Keep every N-th callback as a raw event; 0 keeps none
     #[arg(long, default_value_t = 10_000, value_name = "N")]
