@@ -22,6 +22,10 @@ const FUNCTIONS: &[(&str, u64)] = &[
     ("kvm_rmap_age_gfn_range", tag::RMAP),
     ("kvm_age_rmap", tag::RMAP),
     ("kvm_test_age_rmap", tag::RMAP),
+    // The tracepoint's own functions end in a jump to these, so they are often the only frame
+    // that says so.
+    ("bpf_trace_run1", tag::TRACEPOINT),
+    ("bpf_trace_run2", tag::TRACEPOINT),
     ("__bpf_trace_kvm_age_hva", tag::TRACEPOINT),
     ("__bpf_trace_kvm_test_age_hva", tag::TRACEPOINT),
     ("__traceiter_kvm_age_hva", tag::TRACEPOINT),
