@@ -29,6 +29,7 @@ pub mod clock;
 pub mod counters;
 pub mod cpus;
 pub mod disturb;
+pub mod huge_pages;
 pub mod memory;
 pub mod plan;
 pub mod progress;

@@ -6,7 +6,9 @@ use bench::cli::{self, Failure};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    match cli::Cli::parse().execute() {
+    let cli = cli::Cli::parse();
+    bench::huge_pages::prefer();
+    match cli.execute() {
         Ok(code) => code,
         Err(Failure { error, code }) => {
             eprintln!("error: {error:#}");

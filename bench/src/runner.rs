@@ -15,6 +15,7 @@ use report::latency::Latency;
 use report::schema::{BenchRecord, Op, Summary};
 
 use crate::disturb::{self, RunWatch};
+use crate::huge_pages;
 use crate::memory;
 use crate::plan::Plan;
 use crate::progress::Progress;
@@ -83,6 +84,10 @@ impl Session<'_> {
             cell.measure
                 .prepare()
                 .with_context(|| format!("building a cell of {}", cell.scheme))?;
+        }
+        let share = huge_pages::share();
+        for cell in &mut batch.cells {
+            cell.params.huge_page_share = share;
         }
         Ok(true)
     }

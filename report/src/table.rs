@@ -189,12 +189,16 @@ fn push_csv(out: &mut String, cells: &[&str]) {
     out.push('\n');
 }
 
-/// A number with three significant digits, no exponent.
+/// A number with three significant digits or all before the point, no exponent.
 pub fn figure(value: f64) -> String {
     if !value.is_finite() {
         return "-".to_owned();
     }
     match value.abs() {
+        v if (10_000.0..1e15).contains(&v) => {
+            let sign = if value < 0.0 { "-" } else { "" };
+            format!("{sign}{}", count(v.round() as u64))
+        }
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),

@@ -75,6 +75,9 @@ pub struct Params {
     /// Bytes of heads, descriptors and SPTEs walked in one pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_set_bytes: Option<u64>,
+    /// Share of the measuring program's memory that lay in huge pages, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub huge_page_share: Option<f64>,
     /// Pages of the memslot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot_pages: Option<u64>,

@@ -26,6 +26,13 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             groups.push(group);
         }
     }
+    // Quantiles per round are kept for tests of significance; what is printed of
+    // a distribution is the distribution.
+    let timed_singly = |workload: &str, op: Op| {
+        cells
+            .iter()
+            .any(|c| c.workload == workload && c.op == op && c.latency.is_some())
+    };
     let mut tables = Vec::new();
     for (workload, metric, op) in groups {
         let group: Vec<&BenchRecord> = cells
@@ -33,9 +40,10 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             .copied()
             .filter(|c| c.workload == workload && c.metric == metric && c.op == op)
             .collect();
-        tables.push(rounds_table(workload, metric, op, &group));
         if group.iter().any(|c| c.latency.is_some()) {
             tables.push(latency_table(workload, op, &group));
+        } else if !timed_singly(workload, op) {
+            tables.push(rounds_table(workload, metric, op, &group));
         }
     }
     tables
@@ -79,6 +87,16 @@ fn rounds_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) ->
         table.note(format!(
             "median ± half of its 95 % interval (order statistics; none below six rounds), \
              n = {n} interleaved rounds."
+        ));
+    }
+    let shares: Vec<f64> = cells
+        .iter()
+        .filter_map(|c| c.params.huge_page_share)
+        .collect();
+    if let Some(least) = shares.iter().copied().reduce(f64::min) {
+        table.note(format!(
+            "at least {:.0} % of the memory in huge pages.",
+            least * 100.0
         ));
     }
     let mut spoiled: Vec<&str> = cells.iter().filter_map(|c| c.spoiled.as_deref()).collect();
@@ -149,7 +167,7 @@ fn describe(params: &Params) -> String {
         words.push(format!("aging {}", aging.replace('_', " ")));
     }
     if let Some(len) = params.chain_len {
-        words.push(format!("{len} SPTEs"));
+        words.push(format!("{len} SPTE{}", if len == 1 { "" } else { "s" }));
     }
     if let Some(cache) = params.cache {
         words.push(cache.to_string());
@@ -163,11 +181,8 @@ fn describe(params: &Params) -> String {
     if let Some(level) = params.level.filter(|l| *l != 1) {
         words.push(format!("level {level}"));
     }
-    if let Some(agers) = params.agers {
-        words.push(format!("{agers} agers"));
-    }
-    if let Some(vcpus) = params.vcpus {
-        words.push(format!("{vcpus} vCPUs"));
-    }
+    let several = |n: u32, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    words.extend(params.agers.map(|n| several(n, "ager")));
+    words.extend(params.vcpus.map(|n| several(n, "vCPU")));
     words.join(", ")
 }
