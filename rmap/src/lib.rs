@@ -16,7 +16,7 @@
 //! | [`desc`] | the 128-byte chain descriptor and the per-vCPU cache of them |
 //! | [`pte_list`] | add, remove, zap all, count and walk one chain |
 //! | [`memslot`] | heads per level and the shadow pages of one memslot |
-//! | [`scheme`] | the trait a lock scheme implements |
+//! | [`scheme`](mod@scheme) | the trait a lock scheme implements |
 //! | [`schemes`](mod@schemes) | one module per scheme, and the registry |
 //! | [`shadow_mmu`] | the MMU around them: faults, zaps, unmaps, aging |
 //!

@@ -9,7 +9,7 @@
 //! may not sleep.
 //!
 //! Deferring is `crossbeam-epoch`'s business. Under the model checker it is a
-//! small model of the same promise, in [`model`](self), built so that it orders no
+//! small model of the same promise, in `reclaim/model.rs`, built so that it orders no
 //! more than the promise does and so hides no missing ordering elsewhere.
 
 use std::ptr::NonNull;

@@ -17,7 +17,7 @@ use crate::{
 /// What does not add up.
 ///
 /// # Safety
-/// As for [`add_absent`], or nobody changes the chain meanwhile.
+/// As for [`add_absent`](super::add_absent), or nobody changes the chain meanwhile.
 pub unsafe fn check(word: HeadWord, mut visit: impl FnMut(&Spte)) -> Result<u32, PteListError> {
     match word.chain() {
         Chain::Empty => Ok(0),

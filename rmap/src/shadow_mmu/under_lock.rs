@@ -100,7 +100,10 @@ impl<S: Scheme> ShadowMmu<S> {
                 return Ok(zapped);
             };
             // SAFETY: I-life: shadow pages live as long as the MMU.
-            Self::zap_one(unsafe { spte.as_ref() }, head, retired)?;
+            let old = Self::zap_one(unsafe { spte.as_ref() }, head, retired)?;
+            if !old.is_present() {
+                return Err(PteListError::CorruptChain("a zapped SPTE is in the chain"));
+            }
             zapped += 1;
         }
     }

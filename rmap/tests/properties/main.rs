@@ -133,9 +133,10 @@ impl Pair {
             Op::Age(range) => {
                 let expected = self.oracle.is_young(range);
                 self.check_young(self.mmu.age(range), expected)?;
-                if self.exact {
-                    self.oracle.set_young(range, false);
+                if !self.exact {
+                    self.mmu.set_young_share(range, 0, 0);
                 }
+                self.oracle.set_young(range, false);
             }
             Op::TestAge(range) => {
                 let expected = self.oracle.is_young(range);
