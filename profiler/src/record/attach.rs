@@ -47,11 +47,13 @@ const INNER: [(&str, &str); 2] = [
 ];
 
 impl Probes {
-    /// Loads and attaches what `rung` needs; samples every `period_ns`.
+    /// Loads and attaches what `rung` needs, with the `inner` functions if they
+    /// can be probed; samples every `period_ns`.
     pub(super) fn attach(
         ebpf: &mut Ebpf,
         kernel: &Kernel,
         rung: Rung,
+        inner: bool,
         period_ns: u64,
     ) -> Result<Self> {
         let mut probes = Self {
@@ -71,7 +73,9 @@ impl Probes {
                     probes.fexit(ebpf, kernel, exit, function)?;
                     probes.fentry(ebpf, kernel, enter, function)?;
                 }
-                probes.inner(ebpf, kernel)?;
+                if inner {
+                    probes.inner(ebpf, kernel)?;
+                }
             }
         }
         Ok(probes)
@@ -82,8 +86,7 @@ impl Probes {
         self.links.clear();
     }
 
-    /// The split of wait and walk is an extra: a kernel where it cannot be
-    /// attached records without it, as the ladder says.
+    /// The entries that split wait from walk and see the chains.
     fn inner(&mut self, ebpf: &mut Ebpf, kernel: &Kernel) -> Result<()> {
         if kernel.layout.kvm_built_in {
             for (function, name) in INNER {

@@ -6,12 +6,14 @@
 //! | `attach` | loads and attaches the programs of one rung |
 //! | `session` | keeps the tables fresh while the recording runs |
 //! | `counts` | reads what the kernel side summed |
+//! | `ended` | signals and other ends |
 //! | `own_cost`, `disturbance` | what observing cost, and what disturbed it |
 //! | `output` | turns all of it into result records |
 
 mod attach;
 mod counts;
 mod disturbance;
+mod ended;
 mod options;
 mod output;
 mod own_cost;
@@ -29,7 +31,10 @@ use report::{
 
 pub(crate) use options::Options;
 
-use self::session::{Ended, Session, Signals};
+use self::{
+    ended::{Ended, Signals},
+    session::Session,
+};
 use crate::{
     census_command::check_process,
     ladder::{Ladder, Rung},
@@ -71,7 +76,7 @@ async fn record(options: &Options) -> Result<ExitCode> {
         eprintln!("ended by signal {number} before there was a VM to record");
         return Ok(exit_code(&Ended::Signal(number)));
     }
-    session.start()?;
+    session.start(ladder.inner)?;
     if !options.quiet {
         eprintln!("{}", session.announcement());
     }

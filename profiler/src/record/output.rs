@@ -18,11 +18,7 @@ use report::{
     },
 };
 
-use super::{
-    counts::Counts,
-    outcome, own_cost,
-    session::{Ended, Session},
-};
+use super::{counts::Counts, ended::Ended, outcome, own_cost, session::Session};
 use crate::{
     census_command::vm_record,
     ladder::{Ladder, Rung},

@@ -17,7 +17,6 @@ use profiler_common::event::Event;
 use report::{host, schema::CensusRecord};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
 
@@ -41,53 +40,6 @@ const MAX_EVENTS: usize = 1 << 20;
 const CELLS: u32 = 8192;
 /// Latency histograms per CPU on the exact rung.
 const HISTOGRAMS: u32 = 1024;
-
-/// The signals that end a recording early.
-pub(super) struct Signals([(u8, Signal); 3]);
-
-impl Signals {
-    /// From now on these signals end the recording instead of the process.
-    pub(super) fn catch() -> Result<Self> {
-        let catch = |kind: SignalKind, number| signal(kind).map(|stream| (number, stream));
-        Ok(Self([
-            catch(SignalKind::interrupt(), 2)?,
-            catch(SignalKind::terminate(), 15)?,
-            catch(SignalKind::hangup(), 1)?,
-        ]))
-    }
-
-    /// The number of the next signal.
-    pub(super) async fn next(&mut self) -> u8 {
-        let [(a, interrupt), (b, terminate), (c, hangup)] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => *a,
-            _ = terminate.recv() => *b,
-            _ = hangup.recv() => *c,
-        }
-    }
-}
-
-/// Why a recording ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// Its time was over.
-    Duration,
-    /// The process it was about has no VM any more.
-    VmsGone,
-    /// A signal with this number.
-    Signal(u8),
-}
-
-impl Ended {
-    /// Why the recording is not complete, if it is not.
-    pub(super) fn reason(&self) -> Option<String> {
-        match self {
-            Self::Duration => None,
-            Self::VmsGone => Some("the recorded VM ended".to_owned()),
-            Self::Signal(number) => Some(format!("ended by signal {number}")),
-        }
-    }
-}
 
 /// A recording.
 pub(super) struct Session<'a> {
@@ -225,12 +177,13 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Attaches the programs: the recording begins.
-    pub(super) fn start(&mut self) -> Result<()> {
+    /// Attaches the programs, on the exact rung with the `inner` functions if
+    /// they can be probed: the recording begins.
+    pub(super) fn start(&mut self, inner: bool) -> Result<()> {
         self.statistics = enable_stats(Stats::RunTime)
             .map_err(|error| format!("BPF statistics are refused: {}", error.io_error));
         let period_ns = self.options.period_ns();
-        let probes = Probes::attach(&mut self.ebpf, self.kernel, self.rung, period_ns)?;
+        let probes = Probes::attach(&mut self.ebpf, self.kernel, self.rung, inner, period_ns)?;
         self.probes = Some(probes);
         self.start = Start::now();
         Ok(())

@@ -1,0 +1,229 @@
+//! What cannot be done is one clear sentence and an exit status, and leaves nothing.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    process::{Command, Output},
+};
+
+use crate::common::{host, rmapscope, run, stderr};
+use guest::{Guest, GuestConfig, live};
+
+/// It failed with one sentence that has all of `words`.
+fn assert_refused(output: &Output, words: &[&str]) {
+    let said = stderr(output);
+    assert!(!output.status.success(), "it succeeded");
+    assert!(
+        said.starts_with("error: ") && said.lines().count() == 1,
+        "{said}"
+    );
+    for word in words {
+        assert!(said.contains(word), "no {word:?} in: {said}");
+    }
+}
+
+#[test]
+fn options_out_of_range_are_refused_before_anything_is_tried() {
+    assert_refused(&run(&["record", "--rate", "0"]), &["--rate 0", "4000"]);
+    assert_refused(
+        &run(&["record", "--rate", "4001"]),
+        &["--rate 4001", "4000"],
+    );
+    assert_refused(
+        &run(&["record", "--stack-every", "0"]),
+        &["--stack-every 0"],
+    );
+    assert_refused(&run(&["record", "--duration", "0s"]), &["--duration 0"]);
+    let unit = run(&["record", "--duration", "10"]);
+    assert!(
+        !unit.status.success() && stderr(&unit).contains("10s"),
+        "{}",
+        stderr(&unit)
+    );
+}
+
+#[test]
+fn a_user_without_privileges_is_told_what_to_do() {
+    let Some(()) = live::require("a_user_without_privileges_is_told_what_to_do", live::root())
+    else {
+        return;
+    };
+    // Where this test's program lies, another user may not get to.
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+    let program = folder.path().join("rmapscope");
+    fs::copy(env!("CARGO_BIN_EXE_rmapscope"), &program).expect("a copy");
+    for command in ["doctor", "record", "census"] {
+        let output = Command::new(&program)
+            .arg(command)
+            .uid(65534)
+            .gid(65534)
+            .output();
+        assert_refused(&output.expect("it starts"), &["root", "CAP_BPF"]);
+    }
+}
+
+#[test]
+fn a_process_that_does_not_exist_or_has_no_vm_is_named() {
+    let name = "a_process_that_does_not_exist_or_has_no_vm_is_named";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("profile.jsonl");
+    let record = |pid: &str| {
+        rmapscope()
+            .args(["record", "--pid", pid, "--output"])
+            .arg(&output)
+            .output()
+    };
+    let gone = record("4194304").expect("it starts");
+    assert_refused(&gone, &["no process 4194304"]);
+    let without = record("1").expect("it starts");
+    assert_refused(&without, &["no VM", "process 1", "--wait"]);
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}
+
+#[test]
+fn an_output_that_exists_or_cannot_be_written_stops_it_before_it_starts() {
+    let name = "an_output_that_exists_or_cannot_be_written_stops_it_before_it_starts";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let existing = folder.path().join("profile.jsonl");
+    fs::write(&existing, "precious").expect("written");
+    let record = |path: &std::path::Path| {
+        let output = rmapscope().args(["record", "--output"]).arg(path).output();
+        output.expect("it starts")
+    };
+    assert_refused(&record(&existing), &["exists already", "--output"]);
+    assert_eq!(
+        fs::read_to_string(&existing).expect("still there"),
+        "precious"
+    );
+    let nowhere = std::path::Path::new("/proc/no/such/folder/profile.jsonl");
+    assert_refused(
+        &record(nowhere),
+        &["cannot write in the folder", "--output"],
+    );
+}
+
+#[test]
+fn a_rung_the_host_does_not_offer_is_refused_and_doctor_says_why() {
+    let name = "a_rung_the_host_does_not_offer_is_refused_and_doctor_says_why";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let doctor = run(&["doctor", "--json"]);
+    let ladder: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    if ladder["rung"] == "exact" {
+        return;
+    }
+    let reasons = ladder["signals"][0]["attempts"]
+        .as_array()
+        .expect("attempts");
+    assert!(
+        reasons.iter().any(|attempt| attempt["refused"].is_string()),
+        "{reasons:?}"
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("profile.jsonl");
+    let output = rmapscope()
+        .args(["record", "--mechanism", "exact", "--output"])
+        .arg(&path)
+        .output();
+    assert_refused(
+        &output.expect("it starts"),
+        &["--mechanism exact", "doctor"],
+    );
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_kernel_without_btf_is_named_as_the_reason() {
+    let name = "a_kernel_without_btf_is_named_as_the_reason";
+    let hidden = |command: &str| {
+        let script = format!("mount -t tmpfs none /sys/kernel/btf && exec \"$0\" {command}");
+        let mut unshare = Command::new("unshare");
+        unshare.args([
+            "--mount",
+            "sh",
+            "-c",
+            &script,
+            env!("CARGO_BIN_EXE_rmapscope"),
+        ]);
+        unshare.output()
+    };
+    let able = host().and_then(|()| match hidden("--version") {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(stderr(&output)),
+        Err(error) => Err(format!("needs unshare(1): {error}")),
+    });
+    let Some(()) = live::require(name, able) else {
+        return;
+    };
+    assert_refused(
+        &hidden("doctor").expect("it starts"),
+        &["CONFIG_DEBUG_INFO_BTF"],
+    );
+}
+
+#[test]
+fn waiting_for_a_vm_can_be_interrupted_and_leaves_nothing() {
+    let _alone = live::exclusive();
+    let name = "waiting_for_a_vm_can_be_interrupted_and_leaves_nothing";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut child = rmapscope()
+        .args([
+            "record",
+            "--wait",
+            "--pid",
+            &std::process::id().to_string(),
+            "--output",
+        ])
+        .arg(folder.path().join("profile.jsonl"))
+        .spawn()
+        .expect("it starts");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(child.try_wait().expect("a status"), None, "it waits");
+    let pid = i32::try_from(child.id()).expect("a pid");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}
+
+#[test]
+fn waiting_ends_when_a_vm_starts() {
+    let _alone = live::exclusive();
+    let Some(()) = live::require("waiting_ends_when_a_vm_starts", host()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut child = rmapscope()
+        .args([
+            "record",
+            "--wait",
+            "--quiet",
+            "--duration",
+            "500ms",
+            "--pid",
+        ])
+        .arg(std::process::id().to_string())
+        .arg("--output")
+        .arg(folder.path().join("profile.jsonl"))
+        .spawn()
+        .expect("it starts");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    let status = child.wait().expect("it ends");
+    guest.stop().expect("stops");
+    assert!(status.success(), "{status}");
+}

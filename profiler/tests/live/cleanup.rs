@@ -1,0 +1,71 @@
+//! Whatever way a recording ends, the kernel keeps nothing of it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
+
+use crate::common::{Recording, host};
+use aya::{maps::loaded_maps, programs::loaded_programs};
+use guest::{Guest, GuestConfig, live};
+use nix::sys::signal::Signal;
+
+/// How long the kernel may take to free what nobody refers to any more.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Ids of the programs and maps that a process holds.
+fn held_by(pid: u32) -> (BTreeSet<u32>, BTreeSet<u32>) {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let entries = fs::read_dir(folder).expect("it runs");
+    let texts: Vec<String> = entries
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
+        .collect();
+    let ids = |key: &str| {
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let ids = lines.filter_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+        ids.collect()
+    };
+    (ids("prog_id:"), ids("map_id:"))
+}
+
+fn are_loaded(programs: &BTreeSet<u32>, maps: &BTreeSet<u32>) -> bool {
+    let program = loaded_programs()
+        .flatten()
+        .any(|program| programs.contains(&program.id()));
+    let map = loaded_maps().flatten().any(|map| maps.contains(&map.id()));
+    program || map
+}
+
+fn leaves_nothing(signal: Signal) {
+    let recording = Recording::start(&[]);
+    let (programs, maps) = held_by(recording.pid());
+    assert!(
+        programs.len() >= 3 && maps.len() >= 10,
+        "{programs:?} {maps:?}"
+    );
+    assert!(are_loaded(&programs, &maps), "the check sees what is there");
+    recording.end(Some(signal));
+    let deadline = Instant::now() + GRACE;
+    while are_loaded(&programs, &maps) {
+        assert!(
+            Instant::now() < deadline,
+            "{signal} left programs or maps behind"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn no_program_or_map_outlives_a_recording_however_it_ends() {
+    let _alone = live::exclusive();
+    let name = "no_program_or_map_outlives_a_recording_however_it_ends";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        leaves_nothing(signal);
+    }
+    guest.stop().expect("stops");
+}

@@ -1,0 +1,154 @@
+//! Running rmapscope from tests.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::PathBuf,
+    process::{Child, ChildStderr, Command, Output, Stdio},
+};
+
+use guest::live;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use report::{
+    ResultFile,
+    schema::{CallbackRecord, Record},
+};
+
+/// The program under test.
+pub(crate) fn rmapscope() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_rmapscope"))
+}
+
+/// Runs it to its end.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    rmapscope()
+        .args(arguments)
+        .output()
+        .expect("rmapscope starts")
+}
+
+/// What it said on standard error.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A host with a guest of ours that can be profiled.
+pub(crate) fn host() -> Result<(), String> {
+    live::root()?;
+    live::kvm().map_err(|error| error.to_string())?;
+    let doctor = run(&["doctor"]);
+    if doctor.status.success() {
+        return Ok(());
+    }
+    Err(format!("rmapscope doctor: {}", stderr(&doctor)))
+}
+
+/// A host whose reclaim of a guest of ours can be profiled and counted.
+pub(crate) fn reclaim_host() -> Result<(), String> {
+    host()?;
+    live::memcg().map_err(|error| error.to_string())?;
+    live::disk().map_err(|error| error.to_string())?;
+    live::tracefs().map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// A recording that runs.
+pub(crate) struct Recording {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    folder: tempfile::TempDir,
+}
+
+impl Recording {
+    /// Starts to record this process's VMs; returns once every callback counts.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut child = rmapscope()
+            .args(["record", "--duration", "100s", "--pid"])
+            .arg(std::process::id().to_string())
+            .arg("--output")
+            .arg(folder.path().join("profile.jsonl"))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("rmapscope starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        stderr.read_line(&mut line).expect("it says something");
+        assert!(line.starts_with("recording "), "{line}");
+        Self {
+            child,
+            stderr,
+            folder,
+        }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal and waits for the end; returns the exit status, what was
+    /// said, and the result file if there is one.
+    pub(crate) fn end(mut self, signal: Option<Signal>) -> Ended {
+        if let Some(signal) = signal {
+            let pid = i32::try_from(self.child.id()).expect("a pid");
+            kill(Pid::from_raw(pid), signal).expect("it still runs");
+        }
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).expect("UTF-8");
+        let status = self.child.wait().expect("it ends");
+        let path = self.folder.path().join("profile.jsonl");
+        let file = path
+            .exists()
+            .then(|| ResultFile::read(&path).expect("a result file"));
+        let left = std::fs::read_dir(self.folder.path()).expect("the folder");
+        let left = left.map(|entry| entry.expect("an entry").path()).collect();
+        Ended {
+            code: status.code(),
+            said,
+            file,
+            left,
+        }
+    }
+}
+
+/// How a recording ended.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) said: String,
+    pub(crate) file: Option<ResultFile>,
+    /// Files in its folder.
+    pub(crate) left: Vec<PathBuf>,
+}
+
+impl Ended {
+    /// The result file, which must be there.
+    pub(crate) fn file(&self) -> &ResultFile {
+        self.file
+            .as_ref()
+            .unwrap_or_else(|| panic!("no result: {}", self.said))
+    }
+}
+
+/// The records of callbacks on a VM being recorded.
+pub(crate) fn callbacks(file: &ResultFile) -> impl Iterator<Item = &CallbackRecord> {
+    file.records.iter().filter_map(|record| match record {
+        Record::Callbacks(callbacks) if callbacks.vm.is_some() => Some(&**callbacks),
+        _ => None,
+    })
+}
+
+/// The losses of callbacks and events that a file reports.
+pub(crate) fn losses(file: &ResultFile) -> Vec<(String, u64)> {
+    let losses = file.records.iter().filter_map(|record| match record {
+        Record::Loss(loss) if loss.signal == "callbacks" || loss.signal == "events" => {
+            Some((loss.cause.clone(), *loss.count.value().expect("counted")))
+        }
+        _ => None,
+    });
+    losses.collect()
+}
