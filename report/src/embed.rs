@@ -1,7 +1,7 @@
 //! Tables kept up to date inside markdown files.
 //!
 //! A block that begins with
-//! `<!-- rmapscope compare bench=FILE profile=FILE -->` or
+//! `<!-- rmapscope compare bench=FILE profile=FILE [schemes=NAME,…] -->` or
 //! `<!-- rmapscope tables result=FILE [only=WORD…] -->` and ends with
 //! `<!-- /rmapscope -->` holds what these tables render to; file names are
 //! relative to the workspace. [`refresh`] renders every block of a text anew.
@@ -92,6 +92,15 @@ impl Directive<'_> {
         Ok(ResultFile::read(&self.workspace.join(path))?)
     }
 
+    /// The comma-separated words of `key=`.
+    fn list(&self, key: &str) -> Vec<String> {
+        let of_key = self.words.iter().filter(|(k, _)| *k == key);
+        of_key
+            .flat_map(|(_, words)| words.split(','))
+            .map(str::to_owned)
+            .collect()
+    }
+
     fn wanted(&self, title: &str) -> bool {
         let mut only = self
             .words
@@ -114,7 +123,8 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
     let (tables, context) = match what {
         "compare" => {
             let (bench, profile) = (directive.file("bench")?, directive.file("profile")?);
-            let comparison = compare::compare(&bench, &profile, compare::DEFAULT_YOUNG_SHARE)?;
+            let mut comparison = compare::compare(&bench, &profile, compare::DEFAULT_YOUNG_SHARE)?;
+            comparison.keep_schemes(&directive.list("schemes"));
             (comparison.tables(), Vec::new())
         }
         "tables" => {

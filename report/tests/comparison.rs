@@ -104,6 +104,12 @@ fn blocks_are_rendered_anew_and_the_rest_is_kept() {
     assert!(fresh.starts_with("# Title\n") && fresh.ends_with("<!-- /rmapscope -->\nend\n"));
     assert_eq!(embed::refresh(&fresh, folder.path()).unwrap(), fresh);
     assert!(!embed::written_by_hand(&fresh).contains("bitlock"));
+    let one = text.replacen(" -->", " schemes=rcu -->", 1);
+    assert!(
+        !embed::refresh(&one, folder.path())
+            .unwrap()
+            .contains("bitlock ")
+    );
     assert!(embed::refresh("<!-- rmapscope compare bench=x -->\n", folder.path()).is_err());
     assert!(embed::refresh("<!-- rmapscope nonsense -->\n", folder.path()).is_err());
 }

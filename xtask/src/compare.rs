@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Share of SPTEs with the Accessed bit set on the synthetic side, 0 to 1
     #[arg(long, default_value_t = compare::DEFAULT_YOUNG_SHARE, value_name = "SHARE")]
     young: f64,
+    /// Print only these schemes
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    schemes: Vec<String>,
     /// Print the comparison as JSON
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -44,7 +47,20 @@ pub(crate) fn run(options: &Options) -> Outcome {
         ),
         [a, b, ..] => sides(ResultFile::read(a)?, ResultFile::read(b)?),
     };
-    let comparison = compare::compare(&bench, &profile, options.young)?;
+    let mut comparison = compare::compare(&bench, &profile, options.young)?;
+    if let Some(unknown) = options
+        .schemes
+        .iter()
+        .find(|s| !comparison.schemes().contains(s))
+    {
+        let known: Vec<&str> = comparison.schemes().iter().map(|s| s.as_str()).collect();
+        bail!(
+            "--schemes {unknown}: {} has {}",
+            bench.path.display(),
+            known.join(", ")
+        );
+    }
+    comparison.keep_schemes(&options.schemes);
     if options.json {
         println!("{}", serde_json::to_string_pretty(&comparison)?);
         return Ok(ExitCode::SUCCESS);

@@ -8,9 +8,11 @@
 //! the notifier list, SRCU and the memslot lookup, which no scheme changes.
 //! A figure that one side does not have is a dash, never an estimate.
 
+mod marginal;
 mod real;
 mod synthetic;
 
+pub use marginal::{Marginal, Side};
 pub use real::costs as real_costs;
 pub use real::{Band, RealCost};
 pub use synthetic::{Curve, Point};
@@ -110,6 +112,8 @@ pub struct Comparison {
     pub rate_hz: Option<f64>,
     /// Real callbacks at chain lengths too rare for a mean.
     pub callbacks_left_out: u64,
+    /// What one more SPTE on a chain costs, on each side.
+    pub marginal: Vec<Marginal>,
 }
 
 /// The scheme a kernel's own aging corresponds to.
@@ -181,6 +185,7 @@ pub fn compare(
         profile_host: profile.context.host.clone(),
         young_share,
         kernel_scheme: kernel_scheme(&profile.context.host),
+        marginal: marginal::fit(&rows),
         rows,
         rate_hz: real::rate_hz(profile),
         callbacks_left_out,
@@ -200,12 +205,36 @@ fn require(file: &ResultFile, wanted: ResultKind) -> Result<(), CompareError> {
 }
 
 impl Comparison {
+    /// The schemes that have rows.
+    pub fn schemes(&self) -> Vec<&String> {
+        let mut schemes: Vec<&String> = Vec::new();
+        for row in &self.rows {
+            if !schemes.contains(&&row.scheme) {
+                schemes.push(&row.scheme);
+            }
+        }
+        schemes
+    }
+
+    /// Keeps only the named schemes; all if none is named.
+    pub fn keep_schemes(&mut self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        self.rows.retain(|row| names.contains(&row.scheme));
+        self.marginal = marginal::fit(&self.rows);
+    }
+
     /// One table per callback kind; what their columns mean stands below the
     /// last.
     pub fn tables(&self) -> Vec<Table> {
         let mut kinds: Vec<CallbackKind> = self.rows.iter().map(|r| r.kind).collect();
         kinds.dedup();
         let mut tables: Vec<Table> = kinds.into_iter().map(|kind| self.table(kind)).collect();
+        let marginal = marginal::table(&self.marginal);
+        if !marginal.is_empty() {
+            tables.push(marginal);
+        }
         if let Some(last) = tables.last_mut() {
             self.notes().into_iter().for_each(|note| last.note(note));
         }
