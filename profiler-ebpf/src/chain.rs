@@ -8,7 +8,7 @@
 //! A chain can change while it is read. What contradicts itself is reported as
 //! [`Chain::Torn`], never as a length.
 
-use aya_ebpf::Global;
+use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 use profiler_common::census::DESCRIPTOR_ENTRIES;
 
 use crate::kernel::{read, repeat};
@@ -53,9 +53,29 @@ pub(crate) fn is_locked(head: u64) -> bool {
     head & LOCKED != 0
 }
 
+/// Who decodes: a callback can come in while a census runs, so each has sums
+/// of its own.
+#[derive(Clone, Copy)]
+pub(crate) enum Reader {
+    Callback = 0,
+    Census = 1,
+}
+
+/// Sums over the descriptors of one chain. On the stack they would keep the
+/// verifier from ever finding two rounds of the loop alike.
+#[repr(C)]
+struct Sums {
+    length: u64,
+    descriptors: u64,
+}
+
+/// One entry per [`Reader`].
+#[map]
+static SUMS: PerCpuArray<Sums> = PerCpuArray::with_max_entries(2, 0);
+
 /// Decodes a head and, if there is one, its first descriptor.
 #[inline(always)]
-pub(crate) fn decode(head: u64) -> Chain {
+pub(crate) fn decode(head: u64, reader: Reader) -> Chain {
     let address = head & !(MANY | LOCKED);
     if head & MANY == 0 {
         return if address == 0 {
@@ -65,7 +85,7 @@ pub(crate) fn decode(head: u64) -> Chain {
         };
     }
     if HAS_TAIL_COUNT.load() == 0 {
-        return add_up(address);
+        return add_up(address, reader);
     }
     // `more`, then `spte_count` and `tail_count`: user space checked this layout against BTF.
     let Some([_, counts]) = read::<[u64; 2]>(address) else {
@@ -84,29 +104,38 @@ pub(crate) fn decode(head: u64) -> Chain {
 
 /// The length of a chain without `tail_count`, descriptor by descriptor.
 #[inline(always)]
-fn add_up(address: u64) -> Chain {
-    let (mut next, mut length, mut descriptors) = (address, 0u32, 0u32);
-    let (mut fault, mut torn) = (false, false);
+fn add_up(address: u64, reader: Reader) -> Chain {
+    let Some(sums) = SUMS.get_ptr_mut(reader as u32) else {
+        return Chain::Fault;
+    };
+    // SAFETY: a live per-CPU map value of this reader's.
+    let sums = unsafe { &mut *sums };
+    sums.length = 0;
+    sums.descriptors = 0;
+    let (mut next, mut fault, mut torn) = (address, 0u64, 0u64);
     repeat(MAX_DESCRIPTORS, |_| {
         let Some([more, count]) = read::<[u64; 2]>(next) else {
-            fault = true;
+            fault = 1;
             return true;
         };
-        torn = count == 0 || count > u64::from(CAPACITY);
-        length += count as u32;
-        descriptors += 1;
+        if count == 0 || count > u64::from(CAPACITY) {
+            torn = 1;
+            return true;
+        }
+        sums.length += count;
+        sums.descriptors += 1;
         next = more;
-        torn || next == 0
+        next == 0
     });
-    if fault {
+    if fault != 0 {
         return Chain::Fault;
     }
-    if torn || next != 0 {
+    if torn != 0 || next != 0 {
         return Chain::Torn;
     }
     Chain::Many {
         address,
-        length,
-        descriptors,
+        length: sums.length as u32,
+        descriptors: sums.descriptors as u32,
     }
 }

@@ -131,7 +131,7 @@ fn add_level(start: &mut Start, array: u64, base: u64, first: u64, end: u64, shi
         };
         start.heads |= HEADS_READ;
         start.locked |= u64::from(chain::is_locked(head));
-        match chain::decode(head) {
+        match chain::decode(head, chain::Reader::Callback) {
             Chain::Empty => {}
             Chain::One(_) => start.sptes += 1,
             Chain::Many { length, .. } => start.sptes += u64::from(length),

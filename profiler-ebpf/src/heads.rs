@@ -79,7 +79,7 @@ unsafe fn count_head(result: *mut ScanResult, head: u64, read_sptes: bool) {
     // SAFETY: `result` is a live map value.
     unsafe {
         (*result).locked += u64::from(chain::is_locked(head));
-        let length = match chain::decode(head) {
+        let length = match chain::decode(head, chain::Reader::Census) {
             Chain::Empty => 0,
             Chain::One(spte) => {
                 if read_sptes {

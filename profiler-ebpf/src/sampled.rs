@@ -116,7 +116,7 @@ fn add_head(heads: &Heads, offset_pages: u64, seen: &mut Seen) -> Result<(), u16
         let index = (gfn >> shift) - (heads.base_gfn >> shift);
         let head = read::<u64>(array + index * 8).ok_or(length::UNREADABLE)?;
         seen.locked |= chain::is_locked(head);
-        match chain::decode(head) {
+        match chain::decode(head, chain::Reader::Callback) {
             Chain::Empty => continue,
             Chain::One(_) => seen.sptes += 1,
             Chain::Many { length, .. } => seen.sptes += length,

@@ -147,3 +147,42 @@ where
     let map = ebpf.take_map(name).ok_or(ObjectError::NoMap(name))?;
     Ok(T::try_from(map)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use guest::live;
+
+    use super::*;
+    use crate::vms::load_iterator;
+
+    /// What has to be loadable whatever the kernel's chains look like.
+    fn verify(chains: Chains) {
+        let mut kernel = Kernel::read().expect("a known kernel");
+        kernel.layout.chains = chains;
+        let mut ebpf = kernel.prepare(&Settings::CENSUS).expect("maps");
+        for name in ["rs_vms", "rs_heads"] {
+            load_iterator(&mut ebpf, name, &kernel.btf).expect(name);
+        }
+        for name in ["rs_age_hva", "rs_test_age_hva"] {
+            let program = ebpf.program_mut(name).expect(name);
+            let program: &mut aya::programs::RawTracePoint = program.try_into().expect(name);
+            program.load().expect(name);
+        }
+        // Its body is what the fentry of the same functions runs.
+        let program = ebpf.program_mut("rs_inner_kprobe").expect("in the object");
+        let program: &mut aya::programs::KProbe = program.try_into().expect("a kprobe");
+        program.load().expect("rs_inner_kprobe");
+    }
+
+    #[test]
+    fn the_verifier_accepts_the_programs_for_both_forms_of_chains() {
+        let name = "the_verifier_accepts_the_programs_for_both_forms_of_chains";
+        let able = live::root().map_err(str::to_owned);
+        let able = able.and_then(|()| live::kvm().map_err(|error| error.to_string()));
+        let Some(()) = live::require(name, able) else {
+            return;
+        };
+        verify(Chains::TailCount);
+        verify(Chains::PerDescriptor);
+    }
+}

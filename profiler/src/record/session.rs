@@ -20,7 +20,14 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-use super::{attach::Probes, counts::Counters, disturbance::Watch, options::Options, own_cost};
+use super::{
+    attach::Probes,
+    counts::Counters,
+    disturbance::Watch,
+    ended::{Ended, Signals},
+    options::Options,
+    own_cost,
+};
 use crate::{
     census::Scanner,
     census_command::of_process,
