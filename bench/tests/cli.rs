@@ -63,8 +63,8 @@ fn a_tiny_walk_reads_back_complete_and_prints_its_tables() {
         (ResultKind::Bench, Outcome::Complete)
     );
     let cells = cells(&file);
-    // Ranges of 1 and 64 pages, all young and all old, test_age and age.
-    assert_eq!(cells.len(), 8);
+    // A quick run has chains of 2 with one page and all young: test_age and age.
+    assert_eq!(cells.len(), 2);
     for cell in &cells {
         assert_eq!(
             (cell.workload.as_str(), cell.scheme.as_str()),

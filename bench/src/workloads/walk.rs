@@ -35,36 +35,75 @@ const MOST_PER_ROUND: Duration = Duration::from_millis(40);
 const COLD_FACTOR: u64 = 2;
 /// Pages of a hot set, at least and at most; the L2 decides between them.
 const HOT_GFNS: (u64, u64) = (64, 1024);
-/// Shares of young SPTEs.
-const YOUNG_SHARES: [f64; 2] = [1.0, 0.0];
+/// Every SPTE young: a running guest.
+const YOUNG: f64 = 1.0;
+/// No SPTE young: a paused guest, or the second pass of an ager.
+const OLD: f64 = 0.0;
 
-/// The chain lengths and ranges of one cache state.
+/// Chain lengths and ranges measured with one cache state and the same shares
+/// of young SPTEs.
 struct Grid {
     cache: Cache,
+    young_shares: &'static [f64],
+    range_pages: u64,
     chains: &'static [u32],
-    range_pages: &'static [u64],
 }
 
-fn grids(scale: Scale) -> [Grid; 2] {
-    let (hot, cold): (&[u32], &[u32]) = match scale {
-        Scale::Quick => (&[0, 1, 2, 4, 14, 15, 16, 64, 200, 256], &[1, 4, 16, 64]),
-        Scale::Full => (
-            &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000],
-            &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256],
-        ),
-    };
-    [
-        Grid {
-            cache: Cache::Hot,
-            chains: hot,
-            range_pages: &[1, 64],
-        },
-        Grid {
-            cache: Cache::Cold,
-            chains: cold,
-            range_pages: &[1],
-        },
-    ]
+/// The quick grids are for the comparison with real callbacks: young, one page,
+/// and of the rest what shows its direction.
+const QUICK: [Grid; 4] = [
+    Grid {
+        cache: Cache::Hot,
+        young_shares: &[YOUNG],
+        range_pages: 1,
+        chains: &[0, 1, 2, 4, 14, 15, 16, 64, 200, 256],
+    },
+    Grid {
+        cache: Cache::Hot,
+        young_shares: &[OLD],
+        range_pages: 1,
+        chains: &[1, 4, 16, 64],
+    },
+    Grid {
+        cache: Cache::Hot,
+        young_shares: &[YOUNG],
+        range_pages: 64,
+        chains: &[0, 1, 4, 16, 64],
+    },
+    Grid {
+        cache: Cache::Cold,
+        young_shares: &[YOUNG],
+        range_pages: 1,
+        chains: &[1, 4, 16, 64],
+    },
+];
+
+const FULL: [Grid; 3] = [
+    Grid {
+        cache: Cache::Hot,
+        young_shares: &[YOUNG, OLD],
+        range_pages: 1,
+        chains: &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000],
+    },
+    Grid {
+        cache: Cache::Hot,
+        young_shares: &[YOUNG, OLD],
+        range_pages: 64,
+        chains: &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000],
+    },
+    Grid {
+        cache: Cache::Cold,
+        young_shares: &[YOUNG, OLD],
+        range_pages: 1,
+        chains: &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256],
+    },
+];
+
+fn grids(scale: Scale) -> &'static [Grid] {
+    match scale {
+        Scale::Quick => &QUICK,
+        Scale::Full => &FULL,
+    }
 }
 
 /// The workload.
@@ -88,15 +127,12 @@ impl Workload for Walk {
         plan.keep_chains(self.name(), grids[0].chains)?;
         let mut cells = Vec::new();
         let mut family = 0;
-        for grid in &grids {
+        for grid in grids {
             for chain_len in plan.chains_of(grid.chains) {
-                for &range_pages in grid.range_pages {
-                    for scheme in &plan.schemes {
-                        let ground = (grid.cache, chain_len, range_pages);
-                        add_cells(&mut cells, plan, scheme, ground, family);
-                    }
-                    family += 1;
+                for scheme in &plan.schemes {
+                    add_cells(&mut cells, plan, scheme, grid, chain_len, family);
                 }
+                family += 1;
             }
         }
         let slice = plan.slice(cells.len(), MOST_PER_ROUND);
@@ -113,15 +149,17 @@ fn add_cells(
     cells: &mut Vec<WalkCell>,
     plan: &Plan,
     scheme: &str,
-    (cache, chain_len, range_pages): (Cache, u32, u64),
+    grid: &Grid,
+    chain_len: u32,
     family: u32,
 ) {
+    let (cache, range_pages) = (grid.cache, grid.range_pages);
     let gfns = set_gfns(plan, cache, chain_len);
     // A page without SPTEs is neither young nor old.
     let shares = if chain_len == 0 {
-        &YOUNG_SHARES[1..]
+        &grid.young_shares[..1]
     } else {
-        &YOUNG_SHARES[..]
+        grid.young_shares
     };
     let areas = if cache == Cache::Cold {
         shares.len()

@@ -80,7 +80,7 @@ fn accessed_bits_are_restored_after_a_pass_that_cleared_them() {
     let mut plan = small_plan(&[4]);
     plan.schemes = vec!["rwlock-write".to_owned()];
     let ground = Rc::new(RefCell::new(Ground::new("rwlock-write", 4, 4096, 1, 2)));
-    let mut cells: Vec<_> = YOUNG_SHARES
+    let mut cells: Vec<_> = [YOUNG, OLD]
         .iter()
         .enumerate()
         .map(|(cell, &young_share)| WalkCell {
