@@ -319,7 +319,9 @@ impl Comparison {
                 count(self.callbacks_left_out)
             ));
         }
-        if let Some(scheme) = self.kernel_scheme {
+        if let Some(scheme) = self.kernel_scheme
+            && self.rows.iter().any(|row| row.scheme == scheme)
+        {
             notes.push(format!("* {scheme} is what the recorded kernel does."));
         }
         if self.bench_host.label == self.profile_host.label {
