@@ -123,7 +123,7 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
     let (tables, context) = match what {
         "compare" => {
             let (bench, profile) = (directive.file("bench")?, directive.file("profile")?);
-            let mut comparison = compare::compare(&bench, &profile, compare::DEFAULT_YOUNG_SHARE)?;
+            let mut comparison = compare::compare(&bench, &profile, None)?;
             comparison.keep_schemes(&directive.list("schemes"));
             (comparison.tables(), Vec::new())
         }

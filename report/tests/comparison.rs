@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{callbacks, cell, file};
+use common::{callbacks, cell, file, with_young};
 use report::{
     ResultFile,
-    compare::{CompareError, compare},
+    compare::{CompareError, YoungShares, compare},
     embed,
     schema::{Cache, CallbackKind, Op, ResultKind},
     table::Format,
@@ -42,7 +42,7 @@ fn sides(folder: &std::path::Path) -> (ResultFile, ResultFile) {
 fn each_cost_is_filed_under_its_chain_length_and_scheme() {
     let folder = tempfile::tempdir().unwrap();
     let (bench, profile) = sides(folder.path());
-    let result = compare(&bench, &profile, 1.0).unwrap();
+    let result = compare(&bench, &profile, None).unwrap();
     let rows: Vec<(String, &str)> = result
         .rows
         .iter()
@@ -69,10 +69,28 @@ fn each_cost_is_filed_under_its_chain_length_and_scheme() {
 }
 
 #[test]
+fn half_young_is_mixed_from_all_young_and_all_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, profile) = sides(folder.path());
+    let young = |len, ns| cell("bitlock", Op::Age, len, Cache::Hot, &[ns; 6]);
+    let old = |len, ns| with_young(young(len, ns), 0.0);
+    let cells = [young(1, 10.0), young(5, 50.0), old(1, 6.0), old(9, 14.0)];
+    let bench = file(folder.path(), "mixed.jsonl", ResultKind::Bench, &cells);
+    let result = compare(&bench, &profile, Some(YoungShares::all(0.5))).unwrap();
+    let hot: Vec<f64> = result
+        .rows
+        .iter()
+        .map(|r| r.hot.as_ref().unwrap().ns)
+        .collect();
+    // At 1: (10 + 6) / 2. At 5: (50 + 10) / 2, the 10 on the line from 6 to 14.
+    assert_eq!(hot, [8.0, 30.0]);
+}
+
+#[test]
 fn a_missing_side_is_a_dash_and_never_a_number() {
     let folder = tempfile::tempdir().unwrap();
     let (bench, profile) = sides(folder.path());
-    let result = compare(&bench, &profile, 1.0).unwrap();
+    let result = compare(&bench, &profile, None).unwrap();
     let tables = result.tables();
     assert_eq!(tables.len(), 1);
     let first = &tables[0].rows()[0];
@@ -84,11 +102,11 @@ fn sides_without_anything_in_common_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (bench, profile) = sides(folder.path());
     assert!(matches!(
-        compare(&profile, &bench, 1.0),
+        compare(&profile, &bench, None),
         Err(CompareError::Kind { .. })
     ));
     assert!(matches!(
-        compare(&bench, &profile, 0.5),
+        compare(&bench, &profile, Some(YoungShares::all(0.5))),
         Err(CompareError::NoOverlap { .. })
     ));
 }
@@ -99,7 +117,7 @@ fn blocks_are_rendered_anew_and_the_rest_is_kept() {
     let (bench, profile) = sides(folder.path());
     let text = "# Title\n\n<!-- rmapscope compare bench=bench.jsonl profile=profile.jsonl -->\nold 7 ns\n<!-- /rmapscope -->\nend\n";
     let fresh = embed::refresh(text, folder.path()).unwrap();
-    let table = compare(&bench, &profile, 1.0).unwrap().tables()[0].render(Format::Text);
+    let table = compare(&bench, &profile, None).unwrap().tables()[0].render(Format::Text);
     assert!(fresh.contains(&table) && !fresh.contains("old 7 ns"));
     assert!(fresh.starts_with("# Title\n") && fresh.ends_with("<!-- /rmapscope -->\nend\n"));
     assert_eq!(embed::refresh(&fresh, folder.path()).unwrap(), fresh);

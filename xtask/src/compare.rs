@@ -6,7 +6,13 @@ use std::{
     process::ExitCode,
 };
 
-use ::report::{ResultFile, compare, host, schema::ResultKind, table::Format};
+use ::report::{
+    ResultFile,
+    compare::{self, YoungShares},
+    host,
+    schema::ResultKind,
+    table::Format,
+};
 use anyhow::{Result, bail};
 
 use crate::{Outcome, bench, process, profile};
@@ -21,8 +27,9 @@ pub(crate) struct Options {
     #[arg(num_args = 0..=2, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Share of SPTEs with the Accessed bit set on the synthetic side, 0 to 1
-    #[arg(long, default_value_t = compare::DEFAULT_YOUNG_SHARE, value_name = "SHARE")]
-    young: f64,
+    /// [default: what the recorded guest's was]
+    #[arg(long, value_name = "SHARE")]
+    young: Option<f64>,
     /// Print only these schemes
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     schemes: Vec<String>,
@@ -36,8 +43,8 @@ pub(crate) struct Options {
 
 /// Measures what is missing and prints the comparison.
 pub(crate) fn run(options: &Options) -> Outcome {
-    if !(0.0..=1.0).contains(&options.young) {
-        bail!("--young {}: a share lies between 0 and 1", options.young);
+    if let Some(young) = options.young.filter(|y| !(0.0..=1.0).contains(y)) {
+        bail!("--young {young}: a share lies between 0 and 1");
     }
     let (bench, profile) = match options.files.as_slice() {
         [] => measure()?,
@@ -47,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         ),
         [a, b, ..] => sides(ResultFile::read(a)?, ResultFile::read(b)?),
     };
-    let mut comparison = compare::compare(&bench, &profile, options.young)?;
+    let mut comparison = compare::compare(&bench, &profile, options.young.map(YoungShares::all))?;
     if let Some(unknown) = options
         .schemes
         .iter()

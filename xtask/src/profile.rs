@@ -17,7 +17,7 @@ use ::report::{
 };
 use anyhow::{Context as _, Result, bail};
 
-use self::guest::TestGuest;
+use self::guest::{TestGuest, Wanted};
 use crate::{Outcome, process};
 
 /// Records VMs that run on this host; with none, starts a test guest and makes
@@ -38,6 +38,10 @@ pub(crate) struct Options {
     /// Start the test guest even if the host has VMs
     #[arg(long, conflicts_with = "pid")]
     test_guest: bool,
+    /// Let the test guest run while its pages are reclaimed: vCPU faults meet
+    /// aging, and chains collapse to any length
+    #[arg(long)]
+    running_guest: bool,
     /// Leave out the recording of khugepaged's test_young callbacks
     #[arg(long)]
     no_khugepaged: bool,
@@ -64,6 +68,7 @@ impl Default for Options {
             guest_aliases: vec![1, 4, 16, 64],
             guest_pages: 2048,
             test_guest: true,
+            running_guest: false,
             no_khugepaged: false,
             pid: None,
             duration: "10s".to_owned(),
@@ -155,25 +160,19 @@ impl<'a> Session<'a> {
             return Ok(vec![(self.record_one(0, self.options.pid)?, None)]);
         }
         let program = process::build("guest", "guest")?;
-        let mut plans: Vec<(u32, &str)> = self
-            .options
-            .guest_aliases
-            .iter()
-            .map(|aliases| (*aliases, "reclaim"))
-            .collect();
-        if !self.options.no_khugepaged {
-            plans.push((self.options.guest_aliases[0], "khugepaged"));
-        }
+        let plans = self.guests();
         let mut runs = Vec::new();
-        for (index, (aliases, driver)) in plans.iter().enumerate() {
+        for (index, wanted) in plans.iter().enumerate() {
             eprintln!(
-                "recording {} of {}: {} pages, {aliases} SPTE{} each, {driver}",
+                "recording {} of {}: {} pages, {} SPTE{} each, {}",
                 index + 1,
                 plans.len(),
-                self.options.guest_pages,
-                if *aliases == 1 { "" } else { "s" },
+                wanted.pages,
+                wanted.aliases,
+                if wanted.aliases == 1 { "" } else { "s" },
+                wanted.driver,
             );
-            let guest = TestGuest::start(&program, self.options.guest_pages, *aliases, driver)?;
+            let guest = TestGuest::start(&program, wanted)?;
             let file = self.record_one(index, Some(guest.pid()))?;
             let facts = guest.stop()?;
             runs.push((file, Some(facts)));
@@ -182,6 +181,24 @@ impl<'a> Session<'a> {
             }
         }
         Ok(runs)
+    }
+
+    /// The guests to record, one after the other.
+    fn guests(&self) -> Vec<Wanted> {
+        let guest = |aliases, driver, held| Wanted {
+            pages: self.options.guest_pages,
+            aliases,
+            driver,
+            held,
+        };
+        let held = !self.options.running_guest;
+        let aliases = self.options.guest_aliases.iter();
+        let mut guests: Vec<Wanted> = aliases.map(|k| guest(*k, "reclaim", held)).collect();
+        if !self.options.no_khugepaged {
+            let aliases = self.options.guest_aliases.iter();
+            guests.extend(aliases.map(|k| guest(*k, "khugepaged", false)));
+        }
+        guests
     }
 
     /// Fails with the doctor's own words if nothing could be recorded here.

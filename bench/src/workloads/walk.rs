@@ -62,7 +62,7 @@ const QUICK: [Grid; 4] = [
         cache: Cache::Hot,
         young_shares: &[OLD],
         range_pages: 1,
-        chains: &[1, 4, 16, 64],
+        chains: &[1, 4, 16, 64, 256],
     },
     Grid {
         cache: Cache::Hot,
@@ -72,7 +72,7 @@ const QUICK: [Grid; 4] = [
     },
     Grid {
         cache: Cache::Cold,
-        young_shares: &[YOUNG],
+        young_shares: &[YOUNG, OLD],
         range_pages: 1,
         chains: &[1, 4, 16, 64],
     },

@@ -21,14 +21,43 @@ use serde::Serialize;
 
 use crate::{
     ResultFile,
-    schema::{Cache, CallbackKind, Host, ResultKind},
+    schema::{Cache, CallbackKind, Host, Op, Record, ResultKind},
     stats::SampledMean,
     table::{Column, Table, count, figure, with_interval},
 };
 
-/// Share of young SPTEs on the synthetic side when nobody asks for another: a
-/// running guest's pages are young when it is asked about them.
-pub const DEFAULT_YOUNG_SHARE: f64 = 1.0;
+/// Shares of young SPTEs on the synthetic side.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct YoungShares {
+    /// For callbacks that clear.
+    pub clear: f64,
+    /// For callbacks that only look.
+    pub test: f64,
+}
+
+impl YoungShares {
+    /// One share for all callbacks.
+    pub const fn all(share: f64) -> Self {
+        Self {
+            clear: share,
+            test: share,
+        }
+    }
+
+    /// What the recorded guest's pages were: young while it ran; if it was held
+    /// while they were reclaimed, each was asked for twice, young and then old.
+    pub fn of_guest(profile: &ResultFile) -> Self {
+        let mut guests = profile.records.iter().filter_map(|r| match r {
+            Record::Run(run) => run.guest.as_ref().filter(|g| g.driver == "reclaim"),
+            _ => None,
+        });
+        let held = guests.next().is_some_and(|g| g.held) && guests.all(|g| g.held);
+        Self {
+            clear: if held { 0.5 } else { 1.0 },
+            test: 1.0,
+        }
+    }
+}
 
 /// Why two files cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +131,8 @@ pub struct Comparison {
     pub bench_host: Host,
     /// The real side's host.
     pub profile_host: Host,
-    /// Share of young SPTEs on the synthetic side.
-    pub young_share: f64,
+    /// Shares of young SPTEs on the synthetic side.
+    pub young: YoungShares,
     /// The scheme the recorded kernel itself uses, if known.
     pub kernel_scheme: Option<&'static str>,
     /// The rows, by kind, chain length, scheme.
@@ -127,8 +156,8 @@ fn kernel_scheme(host: &Host) -> Option<&'static str> {
 
 /// Compares a bench result with a profile.
 ///
-/// `young_share` chooses the synthetic cells: the real side does not always
-/// know its own.
+/// `young` chooses the synthetic cells, because the real side does not always
+/// know its own; `None` takes [`YoungShares::of_guest`].
 ///
 /// # Errors
 /// [`CompareError::Kind`] when a file is of the wrong kind,
@@ -136,11 +165,13 @@ fn kernel_scheme(host: &Host) -> Option<&'static str> {
 pub fn compare(
     bench: &ResultFile,
     profile: &ResultFile,
-    young_share: f64,
+    young: Option<YoungShares>,
 ) -> Result<Comparison, CompareError> {
     require(bench, ResultKind::Bench)?;
     require(profile, ResultKind::Profile)?;
-    let curves = synthetic::curves(bench, young_share);
+    let young = young.unwrap_or_else(|| YoungShares::of_guest(profile));
+    let mut curves = synthetic::curves(bench, young.clear, Op::Age);
+    curves.extend(synthetic::curves(bench, young.test, Op::TestAge));
     let costs = real::costs(profile);
     let mut rows = Vec::new();
     let mut callbacks_left_out = 0;
@@ -168,9 +199,9 @@ pub fn compare(
     }
     if rows.is_empty() {
         let detail = format!(
-            "the bench has {} walk curves at {:.0} % young, the profile has {} chain lengths",
+            "the bench has {} walk curves with that share of young SPTEs, the profile has {} \
+             chain lengths",
             curves.len(),
-            young_share * 100.0,
             costs.len()
         );
         let (bench, profile) = (bench.path.clone(), profile.path.clone());
@@ -183,7 +214,7 @@ pub fn compare(
     Ok(Comparison {
         bench_host: bench.context.host.clone(),
         profile_host: profile.context.host.clone(),
-        young_share,
+        young,
         kernel_scheme: kernel_scheme(&profile.context.host),
         marginal: marginal::fit(&rows),
         rows,
@@ -298,11 +329,12 @@ impl Comparison {
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![format!(
             "SPTEs: chain length seen at the callback; a range is shown with its mean. hot, cold: \
-             median time of one synthetic callback over one gfn, {:.0} % of SPTEs young, ± half of \
-             its 95 % interval. real: mean time of a real callback; rmap part: its time inside \
+             median time of one synthetic callback over one gfn, {:.0} % of SPTEs young ({:.0} % for \
+             test_young), ± half of its 95 % interval. real: mean time of a real callback; rmap part: its time inside \
              kvm_age_gfn or kvm_test_age_gfn; both ± half of the 95 % interval. part/hot, \
              part/cold: real rmap part over synthetic callback.",
-            self.young_share * 100.0
+            self.young.clear * 100.0,
+            self.young.test * 100.0
         )];
         if let Some(row) = self.rows.first() {
             let rate = self

@@ -36,6 +36,23 @@ pub struct Point {
 }
 
 impl Point {
+    fn mixed_with(&self, other: &Self, share: f64) -> Self {
+        let ns = share * self.ns + (1.0 - share) * other.ns;
+        let half = self
+            .half_width_ns()
+            .zip(other.half_width_ns())
+            .map(|(a, b)| {
+                // Independent estimates: their errors add in quadrature.
+                (share * a).hypot((1.0 - share) * b)
+            });
+        Self {
+            ns,
+            ci95_ns: half.map(|half| (ns - half, ns + half)),
+            n: self.n.min(other.n),
+            interpolated: self.interpolated || other.interpolated,
+        }
+    }
+
     /// Half the width of the interval, nanoseconds.
     pub fn half_width_ns(&self) -> Option<f64> {
         self.ci95_ns.map(|(low, high)| (high - low) / 2.0)
@@ -60,6 +77,24 @@ pub struct Curve {
 }
 
 impl Curve {
+    /// The curve of callbacks of which a share costs as on this curve and the
+    /// rest as on `other`. Lengths that one side does not cover are left out.
+    fn mixed_with(&self, other: &Self, share: f64) -> Self {
+        let mix = |cache, points: &BTreeMap<u32, Point>| {
+            let mixed = points.iter().filter_map(|(len, point)| {
+                let old = other.at(cache, f64::from(*len))?;
+                Some((*len, point.mixed_with(&old, share)))
+            });
+            mixed.collect()
+        };
+        Self {
+            scheme: self.scheme.clone(),
+            op: self.op,
+            hot: mix(Cache::Hot, &self.hot),
+            cold: mix(Cache::Cold, &self.cold),
+        }
+    }
+
     /// The cost at a chain length: measured there, or on the line between the
     /// measured lengths around it; `None` outside of them.
     pub fn at(&self, cache: Cache, len: f64) -> Option<Point> {
@@ -91,14 +126,37 @@ impl Curve {
     }
 }
 
-/// The curves of a bench result at one share of young SPTEs, in the order the
-/// schemes first appear.
-pub(super) fn curves(bench: &ResultFile, young_share: f64) -> Vec<Curve> {
+/// The curves of an operation in a bench result at one share of young SPTEs, in the order the
+/// schemes first appear: as measured at that share, or mixed from all young and
+/// all old.
+pub(super) fn curves(bench: &ResultFile, young_share: f64, op: Op) -> Vec<Curve> {
+    let measured = measured(bench, young_share, op);
+    if measured
+        .iter()
+        .any(|curve| curve.hot.keys().chain(curve.cold.keys()).any(|l| *l > 0))
+    {
+        return measured;
+    }
+    let (young, old) = (
+        self::measured(bench, 1.0, op),
+        self::measured(bench, 0.0, op),
+    );
+    let pairs = young.iter().filter_map(|y| {
+        let old = old.iter().find(|o| o.scheme == y.scheme)?;
+        Some(y.mixed_with(old, young_share))
+    });
+    pairs.collect()
+}
+
+fn measured(bench: &ResultFile, young_share: f64, op: Op) -> Vec<Curve> {
     let mut curves: Vec<Curve> = Vec::new();
     for record in &bench.records {
         let Record::Bench(cell) = record else {
             continue;
         };
+        if cell.op != op {
+            continue;
+        }
         let Some((len, cache, point)) = point(cell, young_share) else {
             continue;
         };

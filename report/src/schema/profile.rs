@@ -118,6 +118,9 @@ pub struct GuestRun {
     pub backing: String,
     /// What makes the kernel age it.
     pub driver: String,
+    /// Whether the guest stood still while it was aged: reclaim then finds its
+    /// chains full and asks for every page twice, young first and then old.
+    pub held: bool,
     /// 4K SPTEs KVM's statistics reported once the guest had touched all.
     pub sptes_4k: Observed<u64>,
 }

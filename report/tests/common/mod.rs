@@ -52,6 +52,14 @@ pub(crate) fn cell(scheme: &str, op: Op, len: u32, cache: Cache, rounds: &[f64])
     }))
 }
 
+/// The same cell with another share of young SPTEs.
+pub(crate) fn with_young(mut record: Record, share: f64) -> Record {
+    if let Record::Bench(cell) = &mut record {
+        cell.params.young_share = Some(share);
+    }
+    record
+}
+
 /// Sampled callbacks of one chain length.
 pub(crate) fn callbacks(
     kind: CallbackKind,

@@ -36,6 +36,16 @@ pub(super) struct TestGuest {
     stdin: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
     ready: Ready,
+    held: bool,
+}
+
+/// What guest to start.
+pub(super) struct Wanted {
+    pub(super) pages: u64,
+    pub(super) aliases: u32,
+    pub(super) driver: &'static str,
+    /// Keep it standing still while it is aged.
+    pub(super) held: bool,
 }
 
 impl TestGuest {
@@ -43,15 +53,20 @@ impl TestGuest {
     ///
     /// # Errors
     /// If the guest cannot run here; its own words are on standard error.
-    pub(super) fn start(program: &Path, pages: u64, aliases: u32, driver: &str) -> Result<Self> {
+    pub(super) fn start(program: &Path, wanted: &Wanted) -> Result<Self> {
         let mut command = process::as_root(program)?;
-        command.args(["run", "--json", "--until-stdin-closes", "--driver", driver]);
         command.args([
-            "--pages",
-            &pages.to_string(),
-            "--aliases",
-            &aliases.to_string(),
+            "run",
+            "--json",
+            "--until-stdin-closes",
+            "--driver",
+            wanted.driver,
         ]);
+        command.arg("--pages").arg(wanted.pages.to_string());
+        command.arg("--aliases").arg(wanted.aliases.to_string());
+        if wanted.held {
+            command.arg("--hold");
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let shown = process::shown(&command);
         let mut child = command
@@ -74,6 +89,7 @@ impl TestGuest {
             stdin,
             lines,
             ready,
+            held: wanted.held,
         })
     }
 
@@ -91,6 +107,7 @@ impl TestGuest {
             aliases: ready.aliases,
             backing: ready.backing.clone(),
             driver: ready.driver.clone(),
+            held: self.held,
             sptes_4k: match ready.stats.get("pages_4k").map(Vec::as_slice) {
                 Some([sptes]) => Observed::Value(*sptes),
                 _ => Observed::missing("KVM's statistics have no pages_4k"),
