@@ -4,8 +4,13 @@
 //! host is Debian, the package `rust-src` of exactly rustc's version, taken
 //! from the mirrors this host is configured with; nothing of the host's package
 //! state changes.
+//!
+//! Cargo mixes the path of core's source into the names of every crate that
+//! uses it, and no flag maps that away. So the build sees the source through a
+//! link at the same place on every machine, which is removed afterwards.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,43 +22,83 @@ use crate::{debian::PrivateApt, process};
 
 const SUITE: &str = "trixie-backports";
 
-/// The `library` folder of a Rust source tree.
+/// The `library` folder of a Rust source tree, and the link to it.
 pub(super) struct CoreSource {
     library: PathBuf,
+    link: Link,
 }
 
 impl CoreSource {
     /// Finds or fetches the source that belongs to the rustc in use.
     pub(super) fn find() -> Result<Self> {
-        let sysroot = PathBuf::from(rustc(&["--print", "sysroot"])?.trim());
-        let component = sysroot.join("lib/rustlib/src/rust/library");
-        if component.join("core/src/lib.rs").is_file() {
-            return Ok(Self { library: component });
-        }
         let version = release()?;
-        let unpacked = process::workspace().join("target/rust-src").join(&version);
-        let library = unpacked.join(format!("usr/src/rustc-{version}/library"));
-        if !library.join("core/src/lib.rs").is_file() {
-            fetch(&version, &unpacked).with_context(|| {
-                format!("core's source for rustc {version} is missing; `rustup component add rust-src` installs it")
-            })?;
-        }
-        if !library.join("core/src/lib.rs").is_file() {
-            bail!(
-                "the package rust-src {version} does not contain {}",
-                library.display()
-            );
-        }
-        Ok(Self { library })
+        let library = library(&version)?;
+        let link = Path::new("/tmp").join(format!("rmapscope-core-{version}"));
+        let link = Link::new(link, &library)?;
+        Ok(Self { library, link })
     }
 
+    /// Where the build finds it.
     pub(super) fn library(&self) -> &Path {
-        &self.library
+        &self.link.0
     }
 
     /// The hash over core's own source.
     pub(super) fn sha256(&self) -> Result<String> {
         folder_sha256(&self.library.join("core/src"))
+    }
+}
+
+/// The `library` folder itself.
+fn library(version: &str) -> Result<PathBuf> {
+    let is_library = |folder: &Path| folder.join("core/src/lib.rs").is_file();
+    let sysroot = PathBuf::from(rustc(&["--print", "sysroot"])?.trim());
+    let component = sysroot.join("lib/rustlib/src/rust/library");
+    if is_library(&component) {
+        return Ok(component);
+    }
+    let unpacked = process::workspace().join("target/rust-src").join(version);
+    let library = unpacked.join(format!("usr/src/rustc-{version}/library"));
+    if !is_library(&library) {
+        fetch(version, &unpacked).with_context(|| {
+            format!(
+                "core's source for rustc {version} is missing; `rustup component add rust-src` \
+                 installs it"
+            )
+        })?;
+    }
+    if !is_library(&library) {
+        bail!(
+            "the package rust-src {version} does not contain {}",
+            library.display()
+        );
+    }
+    Ok(library)
+}
+
+/// A symbolic link that is removed when it is dropped.
+struct Link(PathBuf);
+
+impl Link {
+    /// Makes a link; takes over one that a killed build left.
+    fn new(path: PathBuf, to: &Path) -> Result<Self> {
+        match std::os::unix::fs::symlink(to, &path) {
+            Ok(()) => Ok(Self(path)),
+            Err(_) if fs::read_link(&path).is_ok_and(|there| there == to) => Ok(Self(path)),
+            Err(error) => Err(error).with_context(|| {
+                format!(
+                    "cannot make the link {}; if no other build-ebpf runs, remove it",
+                    path.display()
+                )
+            }),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // A link that stays is taken over by the next build.
+        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -103,6 +148,16 @@ fn debian_version<'a>(madison: &'a str, upstream: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_is_taken_over_from_the_same_checkout_only_and_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, here) = (folder.path().join("link"), folder.path().join("here"));
+        std::os::unix::fs::symlink(&here, &path).unwrap();
+        assert!(Link::new(path.clone(), &folder.path().join("elsewhere")).is_err());
+        drop(Link::new(path.clone(), &here).unwrap());
+        assert!(path.symlink_metadata().is_err());
+    }
 
     #[test]
     fn only_the_exact_upstream_version_is_taken() {
