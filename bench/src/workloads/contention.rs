@@ -1,18 +1,21 @@
 //! `contention`: agers against faulting and zapping vCPUs.
 //!
 //! vCPU threads take a fault or a zap at a time, in turn, each on pages of its
-//! own and at a fixed pace. A latency runs from the moment the operation was
-//! due, not from the moment the thread got round to it, so a stall counts for
-//! every operation it delayed (no coordinated omission). Ager threads call `age`
-//! page by page over all pages, back to back; several share the pages out. After
-//! the first sweep they find those pages young that were faulted in since.
+//! own and at a fixed pace. Two times are kept of each, told apart by the metric:
+//! `due_*` runs from the moment the operation was due, so a stall counts for
+//! every operation it delayed (no coordinated omission), and `service_*` from the
+//! start of the call. What was due and could not be begun within the slice is
+//! not timed but counted: `done_share` is what was. Ager threads call `age` page
+//! by page over all pages, back to back; several share the pages out. After the
+//! first sweep they find those pages young that were faulted in since.
 //!
 //! Every scheme and chain length is measured three times per round: agers
 //! against vCPUs, vCPUs alone (the control for the latencies) and agers alone
-//! (the control for the cost of aging).
+//! (the control for the cost of aging). A role has the same CPUs in all three.
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -21,6 +24,7 @@ use report::schema::{Op, Params};
 
 use crate::clock::Clock;
 use crate::counters;
+use crate::cpus::{CpuError, CpuList};
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
 use crate::team::{self, Member};
@@ -29,7 +33,7 @@ use crate::workloads::vm::{self, Vm};
 
 mod threads;
 
-use threads::{Figures, Pages, Part, Stage};
+use threads::{Figures, OnDuty, Ops, PACE, Pages, Part, Stage};
 
 /// Longest time one cell is measured in one round.
 const MOST_PER_ROUND: Duration = Duration::from_millis(250);
@@ -37,10 +41,14 @@ const MOST_PER_ROUND: Duration = Duration::from_millis(250);
 /// few enough that agers meet vCPUs.
 const GFNS: u64 = 4096;
 
+/// Agers of a cell that has any.
+const AGERS: usize = 1;
+
+/// With 15, every zap retires a descriptor and every fault allocates one.
 fn chains(scale: Scale) -> &'static [u32] {
     match scale {
-        Scale::Quick => &[1, 16],
-        Scale::Full => &[1, 4, 16, 64],
+        Scale::Quick => &[1, 15, 16],
+        Scale::Full => &[1, 4, 15, 16, 64],
     }
 }
 
@@ -55,12 +63,19 @@ impl Crew {
     /// The crews for a number of CPUs: one ager, the other CPUs vCPUs, and the
     /// two controls.
     fn all(cpus: usize) -> [Self; 3] {
-        let vcpus = cpus - 1;
+        let (agers, vcpus) = (AGERS, cpus - AGERS);
         [
-            Self { agers: 1, vcpus },
+            Self { agers, vcpus },
             Self { agers: 0, vcpus },
-            Self { agers: 1, vcpus: 0 },
+            Self { agers, vcpus: 0 },
         ]
+    }
+
+    /// The CPUs of its threads, agers first. Agers have the first [`AGERS`] of
+    /// the list to themselves even where there are none.
+    fn cpus(self, list: &CpuList) -> Result<Vec<usize>, CpuError> {
+        let all = list.first(AGERS + self.vcpus)?;
+        Ok([&all[..self.agers], &all[AGERS..]].concat())
     }
 }
 
@@ -124,7 +139,7 @@ impl ContentionCell {
             scheme: scheme.to_owned(),
             chain_len,
             crew,
-            cpus: plan.cpus.first(crew.agers + crew.vcpus)?.to_vec(),
+            cpus: crew.cpus(&plan.cpus)?,
             slice,
             clock: plan.clock,
             rng: Rng::new(plan.seed ^ u64::from(chain_len)),
@@ -144,6 +159,7 @@ impl ContentionCell {
             slot_pages: Some(GFNS),
             agers: Some(self.crew.agers as u32),
             vcpus: Some(self.crew.vcpus as u32),
+            op_interval_ns: (self.crew.vcpus > 0).then_some(PACE.as_nanos() as u64),
             aging: Some(aging.to_owned()),
             cpus: Some(self.cpus.iter().map(|&cpu| cpu as u32).collect()),
             ..Params::default()
@@ -174,10 +190,12 @@ impl Measure for ContentionCell {
             .context("the pages were not mapped before they were aged")?;
         vm.set_young(0, GFNS, 1.0);
         let Crew { agers, vcpus } = self.crew;
+        let running = AtomicUsize::new(0);
         let stage = Stage {
             mmu: vm.mmu(),
             clock: self.clock,
             slice: self.slice,
+            running: &running,
         };
         let mut members: Vec<Member<'_, Result<Part>>> = Vec::with_capacity(agers + vcpus);
         for index in 0..agers {
@@ -186,8 +204,10 @@ impl Measure for ContentionCell {
         }
         for index in 0..vcpus {
             let (pages, seed) = (share(index, vcpus), self.rng.next_u64());
-            let alias = self.chain_len - 1;
-            members.push(Box::new(move |seat| stage.vcpu(seat, pages, alias, seed)));
+            let (chain_len, on_duty) = (self.chain_len, OnDuty::new(&running));
+            members.push(Box::new(move |seat| {
+                stage.vcpu(seat, pages, chain_len, seed, on_duty)
+            }));
         }
         let parts: Result<Vec<Part>> = team::run(&self.cpus, members)?.into_iter().collect();
         Ok(gather(parts?))
@@ -206,7 +226,7 @@ fn share(index: usize, of: usize) -> Pages {
 /// One round's readings: aging cost over all agers, latencies over all vCPUs.
 fn gather(parts: Vec<Part>) -> Measured {
     let (mut gfns, mut thread_ns) = (0, 0.0);
-    let (mut fault, mut zap) = (Latency::new(), Latency::new());
+    let (mut fault, mut zap) = (Ops::new(), Ops::new());
     let (mut ager_counters, mut vcpu_counters) = (Vec::new(), Vec::new());
     let mut threads = Vec::with_capacity(parts.len());
     for part in parts {
@@ -231,22 +251,35 @@ fn gather(parts: Vec<Part>) -> Measured {
         let value = thread_ns / gfns as f64;
         readings.push(reading(Op::Age, "ns_per_gfn", value, None, ager_counters));
     }
-    for (op, latency) in [(Op::Fault, fault), (Op::Zap, zap)] {
-        if latency.count() == 0 {
-            continue;
+    for (op, ops) in [(Op::Fault, fault), (Op::Zap, zap)] {
+        if ops.due > 0 {
+            readings.extend(vcpu_readings(op, ops, &vcpu_counters));
         }
-        let p99 = latency.quantile_ns(0.99) as f64;
-        let p50 = latency.quantile_ns(0.5) as f64;
-        readings.push(reading(
-            op,
-            "p50_ns",
-            p50,
-            Some(latency),
-            vcpu_counters.clone(),
-        ));
-        readings.push(reading(op, "p99_ns", p99, None, Vec::new()));
     }
     Measured { readings, threads }
+}
+
+/// What vCPU operations of one kind gave. The distribution goes with the first
+/// metric, the time from when they were due.
+fn vcpu_readings(op: Op, ops: Ops, counters: &[counters::Reading]) -> Vec<Reading> {
+    let done_share = ops.done_share();
+    let mut readings = vec![reading(op, "done_share", done_share, None, Vec::new())];
+    if ops.latency.count() == 0 {
+        return readings;
+    }
+    let quantile = |latency: &Latency, q| latency.quantile_ns(q) as f64;
+    for (metric, value) in [
+        ("due_p99_ns", quantile(&ops.latency, 0.99)),
+        ("service_p50_ns", quantile(&ops.service, 0.5)),
+        ("service_p99_ns", quantile(&ops.service, 0.99)),
+    ] {
+        readings.push(reading(op, metric, value, None, Vec::new()));
+    }
+    let median = quantile(&ops.latency, 0.5);
+    let counters = counters.to_vec();
+    let due = reading(op, "due_p50_ns", median, Some(ops.latency), counters);
+    readings.insert(0, due);
+    readings
 }
 
 fn reading(

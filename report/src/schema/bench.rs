@@ -87,6 +87,9 @@ pub struct Params {
     /// Threads that fault and zap as vCPUs do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
+    /// Time from one operation of a vCPU being due to the next, nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub op_interval_ns: Option<u64>,
     /// How the agers run: `none` (the control), `back_to_back`, `periodic`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aging: Option<String>,

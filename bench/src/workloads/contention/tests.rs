@@ -7,6 +7,7 @@ use rmap::Mapping;
 use super::threads::{Call, Driver};
 use super::*;
 use crate::counters::CounterSet;
+use crate::cpus::CpuList;
 use crate::plan::tests::plan;
 
 #[test]
@@ -29,6 +30,21 @@ fn two_cpus_give_one_ager_one_vcpu_and_both_controls() {
     assert_eq!(Crew::all(8)[0], crew(1, 7));
 }
 
+const METRICS: [&str; 5] = [
+    "due_p50_ns",
+    "due_p99_ns",
+    "service_p50_ns",
+    "service_p99_ns",
+    "done_share",
+];
+
+#[test]
+fn a_role_has_the_same_cpus_in_all_crews() {
+    let list = CpuList::from_cpus(vec![4, 2, 7]).unwrap();
+    let cpus = Crew::all(3).map(|crew| crew.cpus(&list).unwrap());
+    assert_eq!(cpus, [vec![4, 2, 7], vec![2, 7], vec![4]]);
+}
+
 #[test]
 fn every_scheme_gives_aging_cost_latencies_and_controls() {
     let mut plan = plan();
@@ -49,9 +65,11 @@ fn every_scheme_gives_aging_cost_latencies_and_controls() {
         let faulted = cell.params.vcpus > Some(0);
         assert_eq!(ops.contains(&(Op::Age, "ns_per_gfn")), aged);
         for op in [Op::Fault, Op::Zap] {
-            assert_eq!(ops.contains(&(op, "p50_ns")), faulted);
-            assert_eq!(ops.contains(&(op, "p99_ns")), faulted);
+            for metric in METRICS {
+                assert_eq!(ops.contains(&(op, metric)), faulted, "{metric}");
+            }
         }
+        assert_eq!(cell.params.op_interval_ns, faulted.then_some(20_000));
         assert!(
             measured
                 .readings
@@ -66,29 +84,29 @@ fn every_scheme_gives_aging_cost_latencies_and_controls() {
 }
 
 const STALL: Duration = Duration::from_millis(3);
+const SLICE: Duration = Duration::from_millis(20);
 
-/// Drives an MMU whose first fault takes [`STALL`]; the mappings it saw.
-fn drive(slice: Duration) -> (Driver, Vec<Mapping>) {
+/// Drives an MMU whose fault of that number takes [`STALL`]; what it was asked.
+fn drive(stalled_fault: usize) -> (Driver, Vec<(Call, Mapping)>) {
     let mut driver = Driver {
         clock: Clock::calibrate(),
-        slice,
+        slice: SLICE,
         rng: Rng::new(1),
         pages: Pages {
             first: 100,
             count: 50,
         },
-        alias: 0,
-        fault: Latency::new(),
-        zap: Latency::new(),
+        chain_len: 4,
+        fault: Ops::new(),
+        zap: Ops::new(),
     };
     let mut seen = Vec::new();
-    let mut stalled = false;
     let mmu = |call, mapping| {
-        seen.push(mapping);
-        if call == Call::Fault && !std::mem::replace(&mut stalled, true) {
+        if call == Call::Fault && seen.len() / 2 == stalled_fault {
             let start = Instant::now();
             while start.elapsed() < STALL {}
         }
+        seen.push((call, mapping));
         Ok(())
     };
     driver.drive(mmu).unwrap();
@@ -97,28 +115,73 @@ fn drive(slice: Duration) -> (Driver, Vec<Mapping>) {
 
 #[test]
 fn a_stall_is_charged_to_every_operation_it_delayed() {
-    let (Driver { fault, zap, .. }, _) = drive(Duration::from_millis(20));
+    let (Driver { fault, zap, .. }, _) = drive(0);
     let stall_ns = STALL.as_nanos() as u64;
-    assert!(fault.summary().max_ns >= stall_ns);
-    // A 3 ms stall delays 1500 operations due every 2 us, by 1.5 ms on average;
-    // timing from the start of each call would show a single slow one.
+    assert!(fault.latency.summary().max_ns >= stall_ns);
+    // A 3 ms stall delays 150 operations of the 1000 due every 20 us, by 1.5 ms
+    // on average; timed from the start of each call there is one slow one.
     let half = stall_ns / 2;
     let slow = |l: &Latency| {
         (0..1000)
             .filter(|q| l.quantile_ns(f64::from(*q) / 1000.0) > half)
             .count()
     };
-    assert!(slow(&fault) >= 30, "{}", slow(&fault));
-    assert!(slow(&zap) >= 30, "{}", slow(&zap));
+    for ops in [fault, zap] {
+        assert!(slow(&ops.latency) >= 60, "{}", slow(&ops.latency));
+        assert!(slow(&ops.service) <= 10, "{}", slow(&ops.service));
+    }
 }
 
 #[test]
-fn operations_are_paced_and_stay_on_their_own_pages() {
-    let slice = Duration::from_millis(20);
-    let (Driver { fault, zap, .. }, seen) = drive(slice);
-    let due = slice.as_nanos() as f64 / threads::PACE.as_nanos() as f64;
-    let done = (fault.count() + zap.count()) as f64;
-    assert!((done / due - 1.0).abs() < 2e-3, "{done} of {due}");
-    assert!(seen.iter().all(|m| (100..150).contains(&m.gfn.0)));
-    assert!(seen.chunks_exact(2).all(|pair| pair[0] == pair[1]));
+fn what_is_due_after_a_stall_at_the_end_is_counted_and_not_done() {
+    let started = Instant::now();
+    // The 475th fault is due 1 ms before the end.
+    let (Driver { fault, zap, .. }, seen) = drive(474);
+    assert!(started.elapsed() < SLICE * 4);
+    let due = SLICE.as_micros() as u64 / threads::PACE.as_micros() as u64;
+    assert!(fault.due + zap.due == due || fault.due + zap.due == due - 1);
+    let done = fault.latency.count() + zap.latency.count();
+    assert!(due - done >= 45, "{done} of {due}");
+    assert!(fault.done_share() < 0.97 && fault.done_share() > 0.5);
+    assert!(seen.len() as u64 - done <= 1);
+}
+
+#[test]
+fn operations_are_paced_stay_on_their_pages_and_reach_every_alias() {
+    let (Driver { fault, zap, .. }, seen) = drive(usize::MAX);
+    let due = SLICE.as_nanos() as f64 / threads::PACE.as_nanos() as f64;
+    let done = (fault.latency.count() + zap.latency.count()) as f64;
+    assert!(done <= due, "{done} of {due}");
+    assert!(done > due * 0.5, "{done} of {due}");
+    assert!(seen.iter().all(|(_, m)| (100..150).contains(&m.gfn.0)));
+    for pair in seen.chunks(2) {
+        let [(Call::Zap, zapped), (Call::Fault, faulted)] = pair else {
+            panic!("a zap without its fault");
+        };
+        assert_eq!(zapped, faulted);
+    }
+    let aliases: std::collections::BTreeSet<_> = seen.iter().map(|(_, m)| m.alias).collect();
+    assert_eq!(aliases.len(), 4);
+}
+
+#[test]
+fn an_ager_ages_until_the_last_vcpu_has_stopped() {
+    let vm = Vm::build("rwlock-write", GFNS, 1).unwrap();
+    let running = AtomicUsize::new(0);
+    let on_duty = OnDuty::new(&running);
+    let stage = Stage {
+        mmu: vm.mmu(),
+        clock: Clock::calibrate(),
+        slice: Duration::from_millis(1),
+        running: &running,
+    };
+    let late = Duration::from_millis(30);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(late);
+            drop(on_duty);
+        });
+        let (gfns, ns) = stage.age_until_end(share(0, 1));
+        assert!(gfns > 0 && ns >= late.as_nanos() as f64 * 0.8, "{ns}");
+    });
 }

@@ -2,8 +2,11 @@
 //!
 //! Nothing in the timed part allocates, takes a lock of ours or writes memory
 //! that another thread reads; each thread looks at the clock by itself to know
-//! when it is over.
+//! when its slice is over. Invariant: no vCPU operation is timed beside an ager
+//! that has stopped. A vCPU begins none after its slice, and says that it has
+//! stopped; agers go on until all vCPUs have.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -17,8 +20,9 @@ use crate::rng::Rng;
 use crate::team::Seat;
 use crate::workloads::vm;
 
-/// Time from one vCPU operation to the next.
-pub(super) const PACE: Duration = Duration::from_micros(2);
+/// Time from one vCPU operation to the next: many times what an operation takes
+/// alone, so that a queue is the agers' doing.
+pub(super) const PACE: Duration = Duration::from_micros(20);
 /// Callbacks between two looks at the clock.
 const AGER_BATCH: u64 = 64;
 
@@ -40,7 +44,56 @@ pub(super) struct Part {
 /// An ager's pages and time, or a vCPU's latencies.
 pub(super) enum Figures {
     Ager { gfns: u64, ns: f64 },
-    Vcpu { fault: Latency, zap: Latency },
+    Vcpu { fault: Ops, zap: Ops },
+}
+
+/// The operations of one kind.
+#[derive(Debug, Clone)]
+pub(super) struct Ops {
+    /// Operations that were due within the slice, done or not.
+    pub(super) due: u64,
+    /// From when an operation was due to its end, of those done.
+    pub(super) latency: Latency,
+    /// From the start of the call to its end, of those done.
+    pub(super) service: Latency,
+}
+
+impl Ops {
+    pub(super) fn new() -> Self {
+        Self {
+            due: 0,
+            latency: Latency::new(),
+            service: Latency::new(),
+        }
+    }
+
+    pub(super) fn merge(&mut self, more: &Self) {
+        self.due += more.due;
+        self.latency.merge(&more.latency);
+        self.service.merge(&more.service);
+    }
+
+    /// Share of the operations due that were begun within the slice.
+    pub(super) fn done_share(&self) -> f64 {
+        self.latency.count() as f64 / self.due as f64
+    }
+}
+
+/// A vCPU's word that it has not stopped yet; dropping it says that it has.
+pub(super) struct OnDuty<'a>(&'a AtomicUsize);
+
+impl<'a> OnDuty<'a> {
+    /// Counts one vCPU more.
+    pub(super) fn new(running: &'a AtomicUsize) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(running)
+    }
+}
+
+impl Drop for OnDuty<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// What all threads of a cell share; copied into each.
@@ -49,6 +102,8 @@ pub(super) struct Stage<'a> {
     pub(super) mmu: &'a dyn Mmu,
     pub(super) clock: Clock,
     pub(super) slice: Duration,
+    /// vCPUs that have not stopped; agers look at it only after their slice.
+    pub(super) running: &'a AtomicUsize,
 }
 
 impl Stage<'_> {
@@ -72,7 +127,7 @@ impl Stage<'_> {
     }
 
     /// Pages aged and the time that took.
-    fn age_until_end(&self, pages: Pages) -> (u64, f64) {
+    pub(super) fn age_until_end(&self, pages: Pages) -> (u64, f64) {
         let start = self.clock.now();
         let end = start + self.clock.ticks(self.slice);
         let (mut aged, mut at) = (0, 0);
@@ -83,7 +138,7 @@ impl Stage<'_> {
             }
             aged += AGER_BATCH;
             let now = self.clock.now();
-            if now >= end {
+            if now >= end && self.running.load(Ordering::Acquire) == 0 {
                 return (aged, self.clock.elapsed_ns(start, now));
             }
         }
@@ -94,8 +149,9 @@ impl Stage<'_> {
         &self,
         seat: &Seat<'_>,
         pages: Pages,
-        alias: u32,
+        chain_len: u32,
         seed: u64,
+        on_duty: OnDuty<'_>,
     ) -> Result<Part> {
         let mut counters = CounterSet::open();
         counters.clear();
@@ -105,9 +161,9 @@ impl Stage<'_> {
             slice: self.slice,
             rng: Rng::new(seed),
             pages,
-            alias,
-            fault: Latency::new(),
-            zap: Latency::new(),
+            chain_len,
+            fault: Ops::new(),
+            zap: Ops::new(),
         };
         let timed = || {
             counters.start();
@@ -115,13 +171,14 @@ impl Stage<'_> {
                 Call::Zap => self.mmu.zap(&mut vcpu, mapping).map(drop),
                 Call::Fault => self.mmu.fault(&mut vcpu, mapping, Access::Write).map(drop),
             });
+            drop(on_duty);
             counters.stop();
             outcome
         };
         let (outcome, disturbance) = seat.measure(timed).context("another thread failed")?;
         outcome?;
         let Driver { fault, zap, .. } = driver;
-        let counters = counters.per_operation(fault.count() + zap.count());
+        let counters = counters.per_operation(fault.latency.count() + zap.latency.count());
         Ok(Part {
             figures: Figures::Vcpu { fault, zap },
             counters,
@@ -143,44 +200,90 @@ pub(super) struct Driver {
     pub(super) slice: Duration,
     pub(super) rng: Rng,
     pub(super) pages: Pages,
-    pub(super) alias: u32,
-    pub(super) fault: Latency,
-    pub(super) zap: Latency,
+    /// SPTEs of every page.
+    pub(super) chain_len: u32,
+    pub(super) fault: Ops,
+    pub(super) zap: Ops,
 }
 
 impl Driver {
-    /// Zaps a random page's last SPTE and faults it in again, each when due.
+    /// Zaps a random SPTE of a random page and faults it in again, each when
+    /// due, and begins nothing after the slice.
     pub(super) fn drive(
         &mut self,
         mut mmu: impl FnMut(Call, Mapping) -> Result<(), RmapError>,
     ) -> Result<(), RmapError> {
         let clock = self.clock;
-        let pace = clock.ticks(PACE);
+        let pace = clock.ticks(PACE).max(1);
         let start = clock.now();
         let end = start + clock.ticks(self.slice);
+        let due_in_slice = (end - start).saturating_sub(1) / pace;
+        (self.zap.due, self.fault.due) = (due_in_slice.div_ceil(2), due_in_slice / 2);
         let mut due = start + pace;
-        while due < end {
-            let gfn = self.pages.first + self.rng.below(self.pages.count);
-            let mapping = vm::mapping(gfn, self.alias);
-            wait_until(clock, due);
-            mmu(Call::Zap, mapping)?;
-            self.zap
-                .record_ns(clock.elapsed_ns(due, clock.now()) as u64);
+        loop {
+            let mapping = self.next_mapping();
+            if !timed(clock, due, end, &mut self.zap, || mmu(Call::Zap, mapping))? {
+                return Ok(());
+            }
             due += pace;
-            wait_until(clock, due);
-            mmu(Call::Fault, mapping)?;
-            self.fault
-                .record_ns(clock.elapsed_ns(due, clock.now()) as u64);
+            if !timed(clock, due, end, &mut self.fault, || {
+                mmu(Call::Fault, mapping)
+            })? {
+                // The chain is left as long as it was found.
+                return mmu(Call::Fault, mapping);
+            }
             due += pace;
         }
-        Ok(())
     }
+
+    fn next_mapping(&mut self) -> Mapping {
+        let gfn = self.pages.first + self.rng.below(self.pages.count);
+        vm::mapping(gfn, self.rng.below(u64::from(self.chain_len)) as u32)
+    }
+}
+
+/// Waits until an operation is due and times it; false, without calling it, if
+/// it would begin after the end.
+#[inline(always)]
+fn timed(
+    clock: Clock,
+    due: u64,
+    end: u64,
+    ops: &mut Ops,
+    call: impl FnOnce() -> Result<(), RmapError>,
+) -> Result<bool, RmapError> {
+    if due >= end {
+        return Ok(false);
+    }
+    let wait = wait_until(clock, due);
+    if wait.ended >= end {
+        return Ok(false);
+    }
+    call()?;
+    let done = clock.now();
+    let from = if wait.on_time { wait.ended } else { due };
+    ops.latency.record_ns(clock.elapsed_ns(from, done) as u64);
+    ops.service
+        .record_ns(clock.elapsed_ns(wait.ended, done) as u64);
+    Ok(true)
+}
+
+/// How a wait ended.
+struct Wait {
+    /// The reading that ended it.
+    ended: u64,
+    /// Whether there was anything to wait for.
+    on_time: bool,
 }
 
 /// Spins until the operation is due; returns at once if it is overdue.
 #[inline(always)]
-fn wait_until(clock: Clock, due: u64) {
-    while clock.now() < due {
+fn wait_until(clock: Clock, due: u64) -> Wait {
+    let mut ended = clock.now();
+    let on_time = ended <= due;
+    while ended < due {
         std::hint::spin_loop();
+        ended = clock.now();
     }
+    Wait { ended, on_time }
 }
