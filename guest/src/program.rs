@@ -11,6 +11,9 @@ use std::arch::global_asm;
 use crate::layout::{CODE_GPA, CONTROL_GPA};
 use crate::memory::Mapping;
 
+/// Room for the program, which ends with a jump and is never left at its end.
+const PROGRAM_WORDS: usize = 16;
+
 global_asm!(
     ".pushsection .rodata.rmapscope_guest_program, \"a\"",
     ".balign 8",
@@ -46,10 +49,10 @@ global_asm!(
     "7:",
     "mov [r14], rax",
     "jmp 4b",
-    ".balign 8",
-    ".globl rmapscope_guest_program_end",
-    "rmapscope_guest_program_end:",
+    // Fills up with zeros, and is an error if the program is longer.
+    ".org rmapscope_guest_program + {program_bytes}",
     ".popsection",
+    program_bytes = const PROGRAM_WORDS * 8,
     passes = const Word::Passes.offset(),
     pause = const Word::Pause.offset(),
     pages = const Word::Pages.offset(),
@@ -59,8 +62,7 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    static rmapscope_guest_program: u64;
-    static rmapscope_guest_program_end: u64;
+    static rmapscope_guest_program: [u64; PROGRAM_WORDS];
 }
 
 /// The words of the control page.
@@ -102,16 +104,14 @@ impl Word {
 
 /// Copies the program to its place in the low memslot; `None` if that is too small.
 pub(crate) fn install(low: &Mapping) -> Option<()> {
-    let first = &raw const rmapscope_guest_program;
-    let end = &raw const rmapscope_guest_program_end;
-    let words = (end as usize - first as usize) / 8;
-    for index in 0..words {
-        // SAFETY: the assembler puts whole aligned words between the two labels, in read-only
-        // data of this binary.
-        let word = unsafe { first.add(index).read() };
-        low.store(CODE_GPA + index as u64 * 8, word)?;
-    }
-    Some(())
+    // SAFETY: the assembler puts exactly this many words at the label, aligned to 8 bytes, in
+    // read-only data of this binary.
+    let words = unsafe { &rmapscope_guest_program };
+    let places = (CODE_GPA..).step_by(8);
+    words
+        .iter()
+        .zip(places)
+        .try_for_each(|(&word, gpa)| low.store(gpa, word))
 }
 
 #[cfg(test)]

@@ -52,11 +52,12 @@ impl Machine {
     /// Makes the VM and its vCPU.
     pub(crate) fn new(config: &GuestConfig) -> Result<(Self, VcpuFd), GuestError> {
         let kvm = open_kvm()?;
+        // Made before the VM, so that an error drops them after it.
+        let low = Mapping::anonymous(layout::low_bytes(config.pages, config.aliases))?;
+        let data = data_memory(config)?;
         let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         // AMD has no use for it and other hosts may refuse: only VT-x depends on it.
         let _ = vm.set_tss_address(TSS_ADDRESS);
-        let low = Mapping::anonymous(layout::low_bytes(config.pages, config.aliases))?;
-        let data = data_memory(config)?;
         add_memslot(&vm, 0, 0, &low)?;
         add_memslot(&vm, 1, DATA_GPA, &data)?;
         limit_shadow_pages(&vm, layout::shadow_pages(config.pages, config.aliases))?;
@@ -134,8 +135,9 @@ fn add_memslot(vm: &VmFd, slot: u32, gpa: u64, memory: &Mapping) -> Result<(), G
         memory_size: memory.len(),
         userspace_addr: memory.hva().start,
     };
-    // SAFETY: the machine owns both the VM and the memory and drops the VM first; the host never
-    // makes references into the memory (I-shared).
+    // SAFETY: whoever owns the VM drops it before the memory: the finished machine by the order of
+    // its fields, its constructor on an error by the order of its locals, and no vCPU has run by
+    // then. The host never makes references into the memory (I-shared).
     unsafe { vm.set_user_memory_region(region) }.map_err(refused("KVM_SET_USER_MEMORY_REGION"))
 }
 

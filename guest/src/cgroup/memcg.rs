@@ -160,25 +160,40 @@ impl Drop for Claim {
     }
 }
 
-/// The memory controller handed to a cgroup's children, taken back on drop.
+/// The memory controller handed to a cgroup's children, taken back on drop if none is left.
 #[derive(Debug)]
-struct Delegation(PathBuf);
+struct Delegation {
+    parent: PathBuf,
+}
 
 impl Delegation {
     fn take(parent: &Path) -> Result<Self, CgroupError> {
-        let path = subtree_control(parent);
-        fs::write(&path, "+memory").map_err(|_| CgroupError::NotDelegated {
-            path: parent.to_owned(),
-        })?;
-        Ok(Self(path))
+        let parent = parent.to_owned();
+        match fs::write(subtree_control(&parent), "+memory") {
+            Ok(()) => Ok(Self { parent }),
+            Err(_) => Err(CgroupError::NotDelegated { path: parent }),
+        }
     }
 }
 
 impl Drop for Delegation {
     fn drop(&mut self) {
-        // Refused when somebody below uses it by now, and then it has to stay.
-        let _ = fs::write(&self.0, "-memory");
+        // The kernel refuses only if a child hands the controller on: from one that merely uses
+        // it, as another guest does, it would be taken. So it stays while there is any child. A guest that is just
+        // about to make its cgroup is not seen; it then finds no reclaim file and says so.
+        if !has_children(&self.parent) {
+            let _ = fs::write(subtree_control(&self.parent), "-memory");
+        }
     }
+}
+
+/// Whether there is a cgroup below `cgroup`, or nobody can tell.
+fn has_children(cgroup: &Path) -> bool {
+    let is_cgroup = |entry: io::Result<fs::DirEntry>| {
+        let kind = entry.and_then(|entry| entry.file_type());
+        kind.map_or(true, |kind| kind.is_dir())
+    };
+    fs::read_dir(cgroup).map_or(true, |mut entries| entries.any(is_cgroup))
 }
 
 /// A cgroup directory that is removed on drop.
@@ -264,6 +279,20 @@ mod tests {
         sweep(parent.path());
         assert!(!parent.path().join(dead).exists());
         assert!(keep.iter().all(|name| parent.path().join(name).exists()));
+    }
+
+    #[test]
+    fn the_controller_is_taken_back_only_when_no_other_child_is_left() {
+        let parent = tempfile::tempdir().expect("temporary directory");
+        let control = subtree_control(parent.path());
+        let written = || fs::read_to_string(&control).expect("a control file");
+        let other = parent.path().join("rmapscope-guest-other");
+        fs::create_dir(&other).expect("directory");
+        drop(Delegation::take(parent.path()).expect("delegated"));
+        assert_eq!(written(), "+memory", "another guest uses it");
+        fs::remove_dir(&other).expect("the directory is empty");
+        drop(Delegation::take(parent.path()).expect("delegated"));
+        assert_eq!(written(), "-memory");
     }
 
     #[test]
