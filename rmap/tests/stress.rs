@@ -1,8 +1,8 @@
 //! Threads at full speed over one small MMU, for every scheme.
 //!
 //! What the model checker explores in small, this does in large and on the real
-//! machine: long chains, all operations, many rmaps. It is also what the thread
-//! sanitizer runs over.
+//! machine: long chains, every operation of the trait, many rmaps. Only the check of
+//! the whole MMU waits until nothing else runs, as it has to.
 #![cfg(not(loom))]
 
 use std::{
@@ -10,10 +10,24 @@ use std::{
     thread,
 };
 
-use rmap::{Access, AccessedBits, Gfn, GfnRange, Level, Mapping, Mmu, MmuConfig, SchemeInfo, Vcpu};
+use rmap::{
+    Access, AccessedBits, FaultOutcome, Gfn, GfnRange, Level, Mapping, Mmu, MmuConfig, SchemeInfo,
+    Vcpu,
+};
 
-const NPAGES: u64 = 4;
-const ALIASES: u32 = 40;
+/// The memslot: one whole 2 MiB page, so that its SPTEs are collapsible.
+const SLOT: GfnRange = GfnRange {
+    start: Gfn(0),
+    end: Gfn(512),
+};
+/// The pages that are fought over.
+const HOT: GfnRange = GfnRange {
+    start: Gfn(0),
+    end: Gfn(4),
+};
+const VCPUS: u32 = 2;
+/// Columns of shadow pages all vCPUs use; each has one more to itself.
+const SHARED_ALIASES: u32 = 40;
 const OPS_PER_VCPU: u32 = 20_000;
 
 /// A small generator of our own, so that a failure names the seed that shows it.
@@ -27,80 +41,162 @@ impl Rng {
         self.0 % n
     }
 
-    fn mapping(&mut self) -> Mapping {
-        let level = Level::ALL[self.below(8).saturating_sub(5) as usize];
-        let alias = self.below(u64::from(ALIASES)) as u32;
-        Mapping::new(Gfn(self.below(NPAGES)), level, alias)
+    fn level(&mut self) -> Level {
+        Level::ALL[self.below(8).saturating_sub(5) as usize]
+    }
+
+    /// A place in a shared column or in the vCPU's own.
+    fn mapping(&mut self, own_alias: u32) -> Mapping {
+        let alias = self.below(u64::from(SHARED_ALIASES) + 1) as u32;
+        let alias = if alias < SHARED_ALIASES {
+            alias
+        } else {
+            own_alias
+        };
+        Mapping::new(Gfn(self.below(HOT.end.0)), self.level(), alias)
     }
 }
 
-/// One vCPU's work: mostly faults and zaps, now and then a whole rmap.
-fn run_vcpu(mmu: &dyn Mmu, seed: u64) {
-    let mut rng = Rng(seed);
-    let mut vcpu = Vcpu::new();
-    for _ in 0..OPS_PER_VCPU {
-        let mapping = rng.mapping();
-        match rng.below(100) {
-            0..50 => {
-                let fault = mmu.fault(&mut vcpu, mapping, Access::Write);
-                assert!(fault.is_ok(), "seed {seed}: {fault:?}");
-            }
-            50..80 => {
-                let zap = mmu.zap(&mut vcpu, mapping);
+/// How often the rarer things happened, so that a run without them is noticed.
+#[derive(Debug, Default)]
+struct Tally {
+    recycled: u32,
+    protected: u64,
+    collapsed: u64,
+    reused: u32,
+}
+
+/// A vCPU thread, with a column of shadow pages that it alone faults in and touches:
+/// only such a page may be given away, for nobody may touch it meanwhile.
+struct Worker<'a> {
+    mmu: &'a dyn Mmu,
+    scheme: &'a SchemeInfo,
+    seed: u64,
+    rng: Rng,
+    vcpu: Vcpu,
+    own_alias: u32,
+    tally: Tally,
+}
+
+impl<'a> Worker<'a> {
+    fn new(mmu: &'a dyn Mmu, scheme: &'a SchemeInfo, number: u32) -> Self {
+        let seed = u64::from(number) + 1;
+        Self {
+            mmu,
+            scheme,
+            seed,
+            rng: Rng(seed),
+            vcpu: Vcpu::new(),
+            own_alias: SHARED_ALIASES + number,
+            tally: Tally::default(),
+        }
+    }
+
+    fn run(mut self) -> Tally {
+        for _ in 0..OPS_PER_VCPU {
+            self.step();
+        }
+        self.tally
+    }
+
+    /// Mostly faults, zaps and touches, now and then a whole rmap or more.
+    fn step(&mut self) {
+        let Self { mmu, seed, .. } = *self;
+        let mapping = self.rng.mapping(self.own_alias);
+        let page = GfnRange::single(mapping.gfn);
+        match self.rng.below(1000) {
+            0..600 => self.fault(mapping),
+            600..780 => {
+                let zap = mmu.zap(&mut self.vcpu, mapping);
                 assert!(zap.is_ok(), "seed {seed}: {zap:?}");
             }
-            80..97 => drop(mmu.touch(mapping)),
-            97 => {
-                let unmap = mmu.unmap_range(&mut vcpu, GfnRange::single(mapping.gfn));
+            780..970 => drop(mmu.touch(mapping)),
+            970..975 => {
+                let unmap = mmu.unmap_range(&mut self.vcpu, page);
                 assert!(unmap.is_ok(), "seed {seed}: {unmap:?}");
             }
-            98 => drop(mmu.write_protect(GfnRange::single(mapping.gfn))),
-            _ => assert!(
-                mmu.chain_len(mapping.gfn, mapping.level).is_ok(),
-                "seed {seed}"
-            ),
+            975..982 => self.tally.protected += mmu.write_protect(page),
+            982..988 => mmu.set_young_share(HOT, 500, seed),
+            988..993 => self.reuse_page(mapping.level),
+            993 => {
+                let zapped = mmu.zap_collapsible(&mut self.vcpu, SLOT);
+                assert!(zapped.is_ok(), "seed {seed}: {zapped:?}");
+                self.tally.collapsed += zapped.unwrap_or(0);
+            }
+            994..997 => drop(mmu.deferred_descs()),
+            _ => {
+                let len = mmu.chain_len(mapping.gfn, mapping.level);
+                assert!(len.is_ok(), "seed {seed}: {len:?}");
+            }
         }
+    }
+
+    fn fault(&mut self, mapping: Mapping) {
+        let fault = self.mmu.fault(&mut self.vcpu, mapping, Access::Write);
+        assert!(fault.is_ok(), "seed {}: {fault:?}", self.seed);
+        let recycled = matches!(fault, Ok(FaultOutcome::Recycled { .. }));
+        self.tally.recycled += u32::from(recycled);
+    }
+
+    /// Fills a page of the vCPU's own, gives it away and takes it back.
+    fn reuse_page(&mut self, level: Level) {
+        let page = Mapping::new(Gfn(0), level, self.own_alias);
+        self.fault(page);
+        let given = self.mmu.give_page_away(&mut self.vcpu, page);
+        let given = given.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
+        thread::yield_now();
+        let changed = self.mmu.take_page_back(given);
+        assert!(
+            changed == 0 || !self.scheme.sound,
+            "I-life: {}: {changed} words of a stranger were changed",
+            self.scheme.name
+        );
+        self.tally.reused += 1;
     }
 }
 
 fn run_ager(mmu: &dyn Mmu, stop: &AtomicBool) {
-    let range = GfnRange::pages(Gfn(0), NPAGES);
     while !stop.load(Relaxed) {
-        mmu.test_age(range);
-        mmu.age(range);
+        mmu.test_age(HOT);
+        mmu.age(HOT);
     }
 }
 
 fn stress(scheme: &SchemeInfo, accessed: AccessedBits) {
-    let mut config = MmuConfig::new(Gfn(0), NPAGES, ALIASES).with_accessed(accessed);
-    config.recycle_threshold = ALIASES - 5;
+    let aliases = SHARED_ALIASES + VCPUS;
+    let mut config = MmuConfig::new(SLOT.start, SLOT.npages(), aliases).with_accessed(accessed);
+    config.recycle_threshold = SHARED_ALIASES - 10;
     let mmu = (scheme.build)(&config).expect("the configuration is valid");
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| run_ager(&*mmu, &stop));
         }
-        let vcpus = [1, 2].map(|seed| {
-            scope.spawn({
-                let mmu = &*mmu;
-                move || run_vcpu(mmu, seed)
-            })
-        });
-        let results = vcpus.map(thread::ScopedJoinHandle::join);
+        let vcpus: Vec<_> = (0..VCPUS)
+            .map(|number| Worker::new(&*mmu, scheme, number))
+            .map(|worker| scope.spawn(|| worker.run()))
+            .collect();
+        let tallies: Vec<_> = vcpus
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
         stop.store(true, Relaxed);
-        assert!(
-            results.iter().all(Result::is_ok),
-            "{}: a vCPU failed",
-            scheme.name
-        );
+        for tally in tallies {
+            let tally = tally.unwrap_or_else(|_| panic!("{}: a vCPU failed", scheme.name));
+            let Tally {
+                recycled,
+                protected,
+                collapsed,
+                reused,
+            } = tally;
+            assert!(
+                recycled > 0 && protected > 0 && collapsed > 0 && reused > 0,
+                "{}: something never happened: {tally:?}",
+                scheme.name
+            );
+        }
     });
     assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
-    let mapped = Level::ALL.map(|level| mmu.chain_len(Gfn(0), level));
-    assert!(
-        mapped.iter().any(|len| *len != Ok(0)),
-        "{}: nothing is mapped",
-        scheme.name
-    );
 }
 
 #[test]

@@ -9,6 +9,12 @@
 //! What it gives up: two agers on one rmap wait for each other, and a mutator may
 //! have to wait for the ager that is inside, both by spinning.
 //!
+//! One difference from the kernel, shared by all schemes that walk level by level:
+//! the kernel steps from the range's first gfn, aligned or not, by the pages of one
+//! huge page, and so may step over the head of the range's last huge page and report
+//! it old; here every head that overlaps the range is visited. For single pages and
+//! ranges aligned to the level it is the same.
+//!
 //! Orderings: acquire on taking the bit pairs with release on clearing it, so each
 //! holder sees the chain as the last one left it, and (the other half of the same
 //! pair) a mutator's changes and frees come after the walk it waited for. An ager

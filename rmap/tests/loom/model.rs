@@ -47,7 +47,7 @@ pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
     assert!(histories > 1, "the model has only one history");
 }
 
-/// An MMU whose one rmap holds aliases 0 to `len` less one, all young.
+/// An MMU whose one rmap holds aliases 0 to `len` less one, all young and writable.
 pub(crate) fn mmu_with_chain(build: Build, len: u32, recycle_threshold: u32) -> Arc<Box<dyn Mmu>> {
     let mut config = MmuConfig::new(GFN, NPAGES, ALIASES);
     config.recycle_threshold = recycle_threshold;
@@ -63,7 +63,7 @@ pub(crate) fn configured_mmu_with_chain(
     let mmu = build(config).expect("the model's configuration is valid");
     let mut vcpu = Vcpu::new();
     for alias in 0..len {
-        let outcome = mmu.fault(&mut vcpu, mapping(alias), Access::Read);
+        let outcome = mmu.fault(&mut vcpu, mapping(alias), Access::Write);
         let chain_len = alias + 1;
         assert_eq!(outcome, Ok(FaultOutcome::Installed { chain_len }));
     }
@@ -121,16 +121,21 @@ impl Mutator {
                 assert_eq!(zapped, Ok(u64::from(len)));
             }
             Self::WriteProtect => {
-                assert_eq!(
-                    mmu.write_protect(GfnRange::single(GFN)),
-                    0,
-                    "all were read-only"
-                );
+                let were_writable = mmu.write_protect(GfnRange::single(GFN));
+                assert_eq!(were_writable, u64::from(len), "a writable SPTE was missed");
             }
             Self::Collapse => {
                 let zapped = mmu.zap_collapsible(vcpu, GfnRange::pages(GFN, NPAGES));
                 assert_eq!(zapped, Ok(u64::from(len)));
             }
+        }
+    }
+
+    /// What has to be true when it is done and nothing runs any more.
+    fn check_effect(self, mmu: &dyn Mmu) {
+        if self == Self::WriteProtect {
+            let still_writable = mmu.write_protect(GfnRange::single(GFN));
+            assert_eq!(still_writable, 0, "the ager brought write permission back");
         }
     }
 
@@ -180,6 +185,7 @@ pub(crate) fn ager_against_mutator(
         if scheme.consistent && mutator.survivors(len) > 0 {
             assert!(aging.young, "I-young: a young SPTE that stayed was missed");
         }
+        mutator.check_effect(&**mmu);
         check_at_rest(&**mmu, scheme, mutator.len_after(len));
     });
 }

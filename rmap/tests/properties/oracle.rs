@@ -1,11 +1,18 @@
 //! What an MMU should be: a map from place to state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rmap::{Gfn, GfnRange, Level, Mapping, MmuConfig, RmapError};
 
 /// Slot, level, index of the page at that level, alias.
 type Key = (usize, Level, u64, u32);
+
+/// Slot, level, index of the page at that level.
+type Rmap = (usize, Level, u64);
+
+fn rmap((slot, level, index, _): &Key) -> Rmap {
+    (*slot, *level, *index)
+}
 
 #[derive(Debug, Clone, Copy)]
 struct State {
@@ -18,10 +25,15 @@ pub(crate) struct Oracle {
     slots: Vec<GfnRange>,
     aliases: u32,
     mapped: BTreeMap<Key, State>,
+    /// Rmaps that have held two SPTEs or more since they were last empty.
+    with_descriptor: BTreeSet<Rmap>,
+    /// Whether aging looks into rmaps with a descriptor.
+    ages_chains: bool,
 }
 
 impl Oracle {
-    pub(crate) fn new(config: &MmuConfig) -> Self {
+    /// An empty MMU whose aging sees all SPTEs, or only those alone in their rmap.
+    pub(crate) fn new(config: &MmuConfig, ages_chains: bool) -> Self {
         let slots = config.memslots.iter();
         Self {
             slots: slots
@@ -29,6 +41,8 @@ impl Oracle {
                 .collect(),
             aliases: config.aliases,
             mapped: BTreeMap::new(),
+            with_descriptor: BTreeSet::new(),
+            ages_chains,
         }
     }
 
@@ -72,19 +86,31 @@ impl Oracle {
                 writable,
             },
         );
+        if self.chain_len(mapping) > 1 {
+            self.with_descriptor.insert(rmap(&key));
+        }
         old.is_some()
+    }
+
+    /// An rmap gives its last descriptor back when its last SPTE goes.
+    fn drop_descriptors(&mut self) {
+        let mapped = &self.mapped;
+        self.with_descriptor
+            .retain(|of| mapped.keys().any(|key| rmap(key) == *of));
     }
 
     /// Returns whether it was young, if it was mapped.
     pub(crate) fn zap(&mut self, mapping: Mapping) -> Option<bool> {
         let key = self.key(mapping)?;
-        self.mapped.remove(&key).map(|state| state.young)
+        let old = self.mapped.remove(&key);
+        self.drop_descriptors();
+        old.map(|state| state.young)
     }
 
     pub(crate) fn zap_rmap(&mut self, mapping: Mapping) {
-        if let Some((slot, level, index, _)) = self.key(mapping) {
-            self.mapped
-                .retain(|key, _| (key.0, key.1, key.2) != (slot, level, index));
+        if let Some(zapped) = self.key(mapping) {
+            self.mapped.retain(|key, _| rmap(key) != rmap(&zapped));
+            self.drop_descriptors();
         }
     }
 
@@ -94,6 +120,7 @@ impl Oracle {
             let page = |key: &Key| (key.0, key.1, key.2 / 512, key.3);
             self.mapped
                 .retain(|key, _| page(key) != (slot, level, index / 512, alias));
+            self.drop_descriptors();
         }
     }
 
@@ -134,11 +161,32 @@ impl Oracle {
         for key in &keys {
             self.mapped.remove(key);
         }
+        self.drop_descriptors();
         keys.len() as u64
     }
 
-    pub(crate) fn is_young(&self, range: GfnRange) -> bool {
-        self.keys(range).iter().any(|key| self.mapped[key].young)
+    /// What aging reaches of the range.
+    fn aged_keys(&self, range: GfnRange) -> Vec<Key> {
+        let mut keys = self.keys(range);
+        keys.retain(|key| self.ages_chains || !self.with_descriptor.contains(&rmap(key)));
+        keys
+    }
+
+    /// What test-age answers.
+    pub(crate) fn test_age(&self, range: GfnRange) -> bool {
+        let keys = self.aged_keys(range);
+        keys.iter().any(|key| self.mapped[key].young)
+    }
+
+    /// What age answers; the SPTEs it reaches are old afterwards, the others stay.
+    pub(crate) fn age(&mut self, range: GfnRange) -> bool {
+        let young = self.test_age(range);
+        for key in self.aged_keys(range) {
+            self.mapped
+                .entry(key)
+                .and_modify(|state| state.young = false);
+        }
+        young
     }
 
     pub(crate) fn set_young(&mut self, range: GfnRange, young: bool) {
