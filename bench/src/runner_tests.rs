@@ -1,7 +1,6 @@
 //! The runner against cells that only write down when they were called.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use report::schema::Params;
 
@@ -11,7 +10,7 @@ use crate::disturb::ThreadDisturbance;
 use crate::plan::tests::plan;
 use crate::workload::Measure;
 
-type Log = Rc<RefCell<Vec<usize>>>;
+type Log = Arc<Mutex<Vec<usize>>>;
 
 struct Probe {
     id: usize,
@@ -26,10 +25,14 @@ impl Measure for Probe {
     }
 
     fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
-        self.log.borrow_mut().push(self.id);
+        let measured = {
+            let mut log = self.log.lock().unwrap();
+            log.push(self.id);
+            log.len()
+        };
         let mut latency = Latency::new();
         latency.record_ns(self.id as u64 + 1);
-        let counted = if self.missing_counter && self.log.borrow().len() > 3 {
+        let counted = if self.missing_counter && measured > 3 {
             Observed::missing("gone")
         } else {
             Observed::Value(2.0)
@@ -44,7 +47,7 @@ impl Measure for Probe {
         let thread = ThreadDisturbance {
             involuntary_switches: Observed::Value(0),
             migrations: Observed::Value(u64::from(self.migrated)),
-            cpu_share: Observed::Value(1.0),
+            wait_share: Observed::Value(0.0),
         };
         Ok(Measured {
             readings: vec![reading],
@@ -60,9 +63,6 @@ struct Fake {
     missing_counter: bool,
     migrated: bool,
 }
-
-// SAFETY: the tests call a `Fake` on the thread that made it only.
-unsafe impl Sync for Fake {}
 
 impl Workload for Fake {
     fn name(&self) -> &'static str {
@@ -85,7 +85,7 @@ impl Workload for Fake {
             resident_bytes: self.resident_bytes,
             measure: Box::new(Probe {
                 id,
-                log: Rc::clone(&self.log),
+                log: Arc::clone(&self.log),
                 missing_counter: self.missing_counter,
                 migrated: self.migrated,
             }),
@@ -124,7 +124,7 @@ fn every_round_measures_every_cell_once_in_a_new_order() {
     let workload = fake(8);
     let outcome = run(&workload, 5, 42, &AtomicBool::new(false)).unwrap();
     assert!(outcome.complete);
-    let log = workload.log.borrow();
+    let log = workload.log.lock().unwrap();
     let rounds: Vec<_> = log.chunks(8).collect();
     assert_eq!(rounds.len(), 5);
     for round in &rounds {
@@ -143,7 +143,7 @@ fn the_seed_decides_the_order() {
     let order = |seed| {
         let workload = fake(8);
         run(&workload, 3, seed, &AtomicBool::new(false)).unwrap();
-        workload.log.take()
+        std::mem::take(&mut *workload.log.lock().unwrap())
     };
     assert_eq!(order(1), order(1));
     assert_ne!(order(1), order(2));
@@ -220,7 +220,7 @@ fn a_run_ended_early_keeps_what_was_measured() {
     };
     let outcome = session.run(&stopper).unwrap();
     assert!(!outcome.complete);
-    assert!(outcome.records.is_empty() && workload.log.borrow().is_empty());
+    assert!(outcome.records.is_empty() && workload.log.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -247,5 +247,5 @@ fn working_sets_that_do_not_fit_are_refused_before_anything_is_built() {
     };
     let error = run(&workload, 1, 1, &AtomicBool::new(false)).err().unwrap();
     assert!(error.to_string().contains("MiB"), "{error}");
-    assert!(workload.log.borrow().is_empty());
+    assert!(workload.log.lock().unwrap().is_empty());
 }

@@ -4,9 +4,11 @@
 //! barrier, and nobody leaves the end barrier before all have stopped measuring,
 //! so that no member ever measures beside an idle partner. The barriers spin: a
 //! sleeping barrier would start the members tens of microseconds apart. A member
-//! that cannot be pinned, or panics, releases the others; nobody hangs.
+//! that cannot be started or pinned, or panics, releases the others; nobody
+//! hangs.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Builder;
 
 use crate::cpus::{CpuError, pin_current_thread};
 use crate::disturb::{ThreadDisturbance, ThreadWatch};
@@ -89,11 +91,20 @@ pub type Member<'a, T> = Box<dyn FnOnce(&Seat<'_>) -> T + Send + 'a>;
 /// Runs one member per CPU, each on a thread of its own pinned there.
 ///
 /// # Errors
-/// When there are more members than CPUs or a thread cannot be pinned.
+/// When there are more members than CPUs or a thread cannot be started or pinned.
 ///
 /// # Panics
 /// Passes on the panic of a member.
 pub fn run<T: Send>(cpus: &[usize], members: Vec<Member<'_, T>>) -> Result<Vec<T>, CpuError> {
+    run_on(cpus, members, |_| Builder::new())
+}
+
+/// [`run`] on threads made by a builder for each CPU.
+fn run_on<T: Send>(
+    cpus: &[usize],
+    members: Vec<Member<'_, T>>,
+    builder: impl Fn(usize) -> Builder,
+) -> Result<Vec<T>, CpuError> {
     if members.len() > cpus.len() {
         let list = cpus
             .iter()
@@ -114,15 +125,23 @@ pub fn run<T: Send>(cpus: &[usize], members: Vec<Member<'_, T>>) -> Result<Vec<T
     };
     let gates = &gates;
     std::thread::scope(|scope| {
-        let handles: Vec<_> = members
-            .into_iter()
-            .zip(cpus)
-            .map(|(member, &cpu)| scope.spawn(move || sit(gates, member, cpu)))
-            .collect();
+        let start = |(member, &cpu)| {
+            builder(cpu)
+                .spawn_scoped(scope, move || sit(gates, member, cpu))
+                .map_err(|error| {
+                    gates.broken.store(true, Ordering::Release);
+                    CpuError::System {
+                        what: format!("start a thread for CPU {cpu}"),
+                        reason: error.to_string(),
+                    }
+                })
+        };
+        // All are asked for before any is waited for.
+        let handles: Vec<_> = members.into_iter().zip(cpus).map(start).collect();
         handles
             .into_iter()
             .map(|handle| {
-                handle
+                handle?
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
@@ -242,6 +261,22 @@ mod tests {
             run(&cpus, vec![member(), member()]),
             Err(CpuError::System { .. })
         ));
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_started_releases_the_others() {
+        let cpus = usable();
+        if cpus.len() < 2 {
+            return;
+        }
+        // No address space holds such a stack.
+        let builder = |cpu| match cpu {
+            cpu if cpu == cpus[1] => Builder::new().stack_size(1 << 60),
+            _ => Builder::new(),
+        };
+        let member = || -> Member<'_, bool> { Box::new(|seat| seat.measure(|| ()).is_none()) };
+        let error = run_on(&cpus[..2], vec![member(), member()], builder).unwrap_err();
+        assert!(error.to_string().contains("start a thread"), "{error}");
     }
 
     #[test]
