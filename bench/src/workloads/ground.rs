@@ -23,8 +23,8 @@ pub struct Ground {
     pub scheme: String,
     /// SPTEs of every page.
     pub chain_len: u32,
-    /// Pages, a power of two.
-    pub gfns: u64,
+    /// Pages that one cell walks, a power of two.
+    pub gfns_per_cell: u64,
     /// Pages of one callback, a power of two.
     pub range_pages: u64,
     areas: u64,
@@ -37,18 +37,19 @@ impl Ground {
     /// Plans a ground; [`build`](Self::build) makes it. `areas` is the number
     /// of cells of a cold ground, and 0 for a hot one.
     #[must_use]
-    pub fn new(scheme: &str, chain_len: u32, gfns: u64, range_pages: u64, areas: usize) -> Self {
-        let areas = if areas == 0 {
-            0
-        } else {
-            areas.next_power_of_two() as u64
-        };
+    pub fn new(
+        scheme: &str,
+        chain_len: u32,
+        gfns_per_cell: u64,
+        range_pages: u64,
+        areas: usize,
+    ) -> Self {
         Self {
             scheme: scheme.to_owned(),
             chain_len,
-            gfns,
+            gfns_per_cell,
             range_pages,
-            areas,
+            areas: areas as u64,
             vm: None,
             starts: Vec::new(),
         }
@@ -60,22 +61,27 @@ impl Ground {
         self.areas > 0
     }
 
+    /// Pages of the VM.
+    #[must_use]
+    pub fn gfns(&self) -> u64 {
+        self.gfns_per_cell * self.areas.max(1)
+    }
+
     /// Maps all pages, unless that was done.
     ///
     /// # Errors
     /// When the model refuses a mapping.
     pub fn build(&mut self) -> Result<()> {
         if self.vm.is_none() {
-            self.vm = Some(Vm::build(&self.scheme, self.gfns, self.chain_len)?);
+            self.vm = Some(Vm::build(&self.scheme, self.gfns(), self.chain_len)?);
         }
         Ok(())
     }
 
     /// The pages of a cell: its area of a cold ground, all of a hot one.
     fn pages_of(&self, cell: usize) -> (u64, u64) {
-        let count = self.gfns / self.areas.max(1);
         let area = if self.is_cold() { cell as u64 } else { 0 };
-        (area * count, count)
+        (area * self.gfns_per_cell, self.gfns_per_cell)
     }
 
     /// Chooses what is walked next: the whole of a hot ground, or the segment
@@ -111,12 +117,18 @@ impl Ground {
         self.starts.len() as u64
     }
 
-    /// The same for the SPTEs of the pages entered last only.
+    /// Like [`set_all_young`](Self::set_all_young), for the pages entered last only.
     pub fn set_young(&self, share: f64) {
         let Some(vm) = &self.vm else { return };
         for &start in &self.starts {
             vm.set_young(start, self.range_pages, share);
         }
+    }
+
+    /// First pages of the ranges entered last.
+    #[must_use]
+    pub fn starts(&self) -> &[u64] {
+        &self.starts
     }
 
     /// The VM and the starts of the ranges to walk in it, if it was built.
@@ -187,7 +199,7 @@ mod tests {
 
     #[test]
     fn the_cells_of_a_cold_ground_share_no_page_and_a_segment_comes_again_last() {
-        let mut ground = Ground::new("any", 1, 1 << 12, 2, 2);
+        let mut ground = Ground::new("any", 1, 1 << 11, 2, 2);
         let mut visits = vec![0; 1 << 12];
         for cell in 0..2 {
             let mut track = Track::new(cell);
@@ -204,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_cells_state_covers_exactly_the_pages_it_walks() {
-        let mut ground = Ground::new("rwlock-write", 2, 1 << 10, 1, 2);
+        let mut ground = Ground::new("rwlock-write", 2, 1 << 9, 1, 2);
         ground.build().unwrap();
         ground.set_all_young(&Track::new(1), 0.0);
         for (cell, young) in [(0, true), (1, false)] {

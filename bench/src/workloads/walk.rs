@@ -6,9 +6,10 @@
 //!
 //! - **hot**: the same small set of pages, at most half of the L2, walked in
 //!   order over and over.
-//! - **cold**: a set at least twice the last-level cache, visited in scattered
-//!   order, one segment of it per pass; a segment is visited again only after
-//!   all others of its cell, so little of it is left in any cache.
+//! - **cold**: for each cell a set of its own, at least twice the last-level
+//!   cache, visited in scattered order, one segment of it per pass; a segment is
+//!   visited again only after all others of its cell, so little of it is left in
+//!   any cache.
 //!
 //! The share of young SPTEs is set outside the timed part, as the guest's
 //! accesses would set it: `age` clears Accessed bits, so they are set again
@@ -180,7 +181,7 @@ fn add_cells(
     }
 }
 
-/// Pages of a set: a power of two, so that segments and ranges divide it.
+/// Pages of one cell's set: a power of two, so that segments and ranges divide it.
 fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32) -> u64 {
     let each = vm::walked_bytes_per_gfn(chain_len);
     match cache {
@@ -216,14 +217,14 @@ impl WalkCell {
             level: Some(1),
             young_share: (chain_len > 0).then_some(self.young_share),
             cache: Some(self.cache),
-            working_set_bytes: Some(ground.gfns * vm::walked_bytes_per_gfn(chain_len)),
-            slot_pages: Some(ground.gfns),
+            working_set_bytes: Some(ground.gfns_per_cell * vm::walked_bytes_per_gfn(chain_len)),
+            slot_pages: Some(ground.gfns()),
             cpus: Some(vec![plan.cpus.leader() as u32]),
             ..Params::default()
         };
         // The cells of one ground share its memory: the first answers for it.
         let resident_bytes = if self.track.is_first() {
-            vm::resident_bytes(ground.gfns, chain_len)
+            vm::resident_bytes(ground.gfns(), chain_len)
         } else {
             0
         };

@@ -68,6 +68,33 @@ fn hot_sets_fit_the_l2_and_cold_sets_exceed_the_llc() {
 }
 
 #[test]
+fn a_cold_cell_alone_goes_through_twice_the_llc_before_a_page_comes_again() {
+    let plan = small_plan(&[]);
+    for grid in QUICK.iter().filter(|grid| grid.cache == Cache::Cold) {
+        for &chain_len in grid.chains {
+            let mut cells = Vec::new();
+            add_cells(&mut cells, &plan, "rwlock-write", grid, chain_len, 0);
+            assert_eq!(cells.len(), 2);
+            for cell in &mut cells {
+                let mut pages = std::collections::HashSet::new();
+                for _ in 0..SEGMENTS {
+                    let mut ground = cell.ground.borrow_mut();
+                    ground.enter(&mut cell.track);
+                    pages.extend(ground.starts().iter().copied());
+                }
+                let bytes = pages.len() as u64 * vm::walked_bytes_per_gfn(chain_len);
+                assert!(bytes >= 2 * plan.caches.llc_bytes, "{chain_len}: {bytes}");
+            }
+            let told = cells.remove(1).finish(&plan, Duration::ZERO).params;
+            let set = set_gfns(&plan, Cache::Cold, chain_len);
+            let bytes = set * vm::walked_bytes_per_gfn(chain_len);
+            assert_eq!(told.working_set_bytes, Some(bytes));
+            assert_eq!(told.slot_pages, Some(2 * set));
+        }
+    }
+}
+
+#[test]
 fn a_page_without_sptes_is_neither_young_nor_old() {
     for cell in Walk.cells(&small_plan(&[0, 1])).unwrap() {
         let empty = cell.params.chain_len == Some(0);
@@ -79,7 +106,7 @@ fn a_page_without_sptes_is_neither_young_nor_old() {
 fn accessed_bits_are_restored_after_a_pass_that_cleared_them() {
     let mut plan = small_plan(&[4]);
     plan.schemes = vec!["rwlock-write".to_owned()];
-    let ground = Rc::new(RefCell::new(Ground::new("rwlock-write", 4, 4096, 1, 2)));
+    let ground = Rc::new(RefCell::new(Ground::new("rwlock-write", 4, 2048, 1, 2)));
     let mut cells: Vec<_> = [YOUNG, OLD]
         .iter()
         .enumerate()
