@@ -44,7 +44,7 @@ pub(super) struct Part {
 /// An ager's pages and time, or a vCPU's latencies.
 pub(super) enum Figures {
     Ager { gfns: u64, ns: f64 },
-    Vcpu { fault: Ops, zap: Ops },
+    Vcpu { fault: Box<Ops>, zap: Box<Ops> },
 }
 
 /// The operations of one kind.
@@ -177,7 +177,7 @@ impl Stage<'_> {
         };
         let (outcome, disturbance) = seat.measure(timed).context("another thread failed")?;
         outcome?;
-        let Driver { fault, zap, .. } = driver;
+        let (fault, zap) = (Box::new(driver.fault), Box::new(driver.zap));
         let counters = counters.per_operation(fault.latency.count() + zap.latency.count());
         Ok(Part {
             figures: Figures::Vcpu { fault, zap },
