@@ -179,8 +179,8 @@ impl Delegation {
 impl Drop for Delegation {
     fn drop(&mut self) {
         // The kernel refuses only if a child hands the controller on: from one that merely uses
-        // it, as another guest does, it would be taken. So it stays while there is any child. A guest that is just
-        // about to make its cgroup is not seen; it then finds no reclaim file and says so.
+        // it, as another guest does, it would be taken. So it stays while there is any child. A
+        // guest that is just about to make its cgroup is not seen; it finds no reclaim file then.
         if !has_children(&self.parent) {
             let _ = fs::write(subtree_control(&self.parent), "-memory");
         }
