@@ -2,13 +2,15 @@
 //!
 //! Reading a stack costs ten times the callback itself, so the meaning of a
 //! task's stack is remembered per CPU and family of callbacks. It is read again
-//! when another task is seen, then after a gap that doubles while nothing
+//! when another task is seen, then after a gap whose bound doubles while nothing
 //! changes, up to `STACK_EVERY` callbacks, and starts anew when something did.
-//! Changes found so are counted: they bound what remembering got wrong.
+//! The gap is drawn at random below its bound, so that callbacks that alternate
+//! are not always met in the same phase. Changes found so are counted: their
+//! share of the re-reads estimates what remembering got wrong.
 
 use aya_ebpf::{
     EbpfContext, Global,
-    helpers::generated::bpf_get_stack,
+    helpers::generated::{bpf_get_prandom_u32, bpf_get_stack},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, StackTrace},
     programs::tracing::StackIdContext,
@@ -50,7 +52,7 @@ struct Remembered {
     meaning: u64,
     /// Callbacks until the next read.
     left: u64,
-    /// The gap that `left` counts down.
+    /// Bound of the gap that `left` counts down.
     gap: u64,
 }
 
@@ -237,6 +239,8 @@ pub(crate) fn meaning<C: StackIdContext>(
     remembered.task = task;
     remembered.meaning = meaning;
     remembered.gap = if gap > most { most } else { gap };
-    remembered.left = remembered.gap - 1;
+    // SAFETY: a helper without arguments.
+    let random = u64::from(unsafe { bpf_get_prandom_u32() });
+    remembered.left = random.checked_rem(remembered.gap).unwrap_or(0);
     meaning
 }

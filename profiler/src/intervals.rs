@@ -3,7 +3,8 @@
 //! Memslots of several VMs can cover the same host virtual addresses, because
 //! every process has an address space of its own and the tracepoints do not say
 //! whose an address is. Such stretches are marked ambiguous, so that a callback
-//! there is counted but never filed under the wrong VM.
+//! there is counted but never filed under the wrong VM. VMs that are not recorded
+//! take part in this.
 
 use aya::{
     Ebpf,
@@ -16,7 +17,7 @@ use profiler_common::{
 
 use crate::{
     object::{self, ObjectError},
-    vms::Tracked,
+    vms::{Found, Tracked},
 };
 
 const PAGE_SHIFT: u32 = 12;
@@ -55,6 +56,19 @@ fn stretches(tracked: &Tracked, memslots_offset: u64) -> impl Iterator<Item = St
     })
 }
 
+/// The stretches of a VM that is not recorded: nobody's, but in the way.
+fn foreign_stretches(found: &Found) -> impl Iterator<Item = Stretch> {
+    found.slots.iter().filter_map(|slot| {
+        let length = slot.pages.checked_shl(PAGE_SHIFT)?;
+        Some(Stretch {
+            start: slot.hva,
+            end: slot.hva.checked_add(length)?,
+            vm: NO_VM,
+            heads: Heads::default(),
+        })
+    })
+}
+
 /// Cuts stretches into disjoint intervals, sorted by address.
 fn cut(stretches: &[Stretch]) -> Vec<Interval> {
     let mut edges: Vec<u64> = stretches.iter().flat_map(|s| [s.start, s.end]).collect();
@@ -71,7 +85,7 @@ fn cut(stretches: &[Stretch]) -> Vec<Interval> {
         while let Some(stretch) = waiting.next_if(|stretch| stretch.start <= start) {
             open.push(stretch);
         }
-        if !open.is_empty() {
+        if open.iter().any(|stretch| stretch.vm != NO_VM) {
             intervals.push(interval(start, end, &open));
         }
     }
@@ -126,13 +140,16 @@ impl Intervals {
         })
     }
 
-    /// Replaces the table by one of these VMs' memslots.
+    /// Replaces the table by one of these VMs' memslots; addresses that
+    /// `foreign` VMs have too are ambiguous.
     pub(crate) fn publish<'a>(
         &mut self,
         vms: impl Iterator<Item = &'a Tracked>,
+        foreign: &[Found],
     ) -> Result<(), MapError> {
         let offset = self.memslots_offset;
-        let stretches: Vec<Stretch> = vms.flat_map(|vm| stretches(vm, offset)).collect();
+        let mut stretches: Vec<Stretch> = vms.flat_map(|vm| stretches(vm, offset)).collect();
+        stretches.extend(foreign.iter().flat_map(foreign_stretches));
         let mut intervals = cut(&stretches);
         self.did_not_fit += intervals.len().saturating_sub(MAX_INTERVALS) as u64;
         intervals.truncate(MAX_INTERVALS);
@@ -204,6 +221,12 @@ mod tests {
             (30, 40, 1, vec![510]),
         ];
         assert_eq!(shape(&cut), expected);
+    }
+
+    #[test]
+    fn a_vm_that_is_not_recorded_makes_addresses_ambiguous_and_has_none_of_its_own() {
+        let cut = cut(&[stretch(0, 10..30, 0), stretch(NO_VM, 20..40, 500)]);
+        assert_eq!(shape(&cut), [(10, 20, 0, vec![0]), (20, 30, NONE, vec![])]);
     }
 
     #[test]

@@ -81,6 +81,18 @@ pub(crate) struct Inventory {
     pub(crate) totals: census::Enumeration,
 }
 
+impl Inventory {
+    /// Takes the VMs out that do not belong to `pid`; with `None` all belong.
+    pub(crate) fn take_foreign(&mut self, pid: Option<u32>) -> Vec<Found> {
+        let Some(pid) = pid else {
+            return Vec::new();
+        };
+        self.vms
+            .extract_if(.., |found| found.vm.tgid != pid)
+            .collect()
+    }
+}
+
 /// The enumeration program, loaded.
 pub(crate) struct Finder {
     program: ProgramFd,

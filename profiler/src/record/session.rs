@@ -34,7 +34,7 @@ use crate::{
     intervals::Intervals,
     ladder::Rung,
     object::{self, Kernel, Settings},
-    vms::{FindError, Finder, Registry},
+    vms::{FindError, Finder, Found, Registry},
 };
 
 /// Time between two looks for new, changed and ended VMs.
@@ -64,6 +64,8 @@ pub(super) struct Session<'a> {
     pub(super) start: Start,
     ebpf: Ebpf,
     finder: Finder,
+    /// VMs that are not recorded but have addresses.
+    foreign: Vec<Found>,
     vm_numbers: HashMap<MapData, u64, u32>,
     ring: AsyncFd<RingBuf<MapData>>,
 }
@@ -134,6 +136,7 @@ impl<'a> Session<'a> {
             statistics: Err("not recording".to_owned()),
             start: Start::now(),
             finder,
+            foreign: Vec::new(),
             vm_numbers: object::take(&mut ebpf, "VM_NUMBERS")?,
             ring: ring.map_err(|error| error.into_parts().1)?,
             ebpf,
@@ -262,7 +265,9 @@ impl<'a> Session<'a> {
     /// Looks for VMs and tells the kernel side what changed; returns the time it took.
     fn refresh(&mut self) -> Result<Duration> {
         let began = Instant::now();
-        let inventory = self.finder.find(self.options.pid)?;
+        // All of them: an address of the recorded VM may be one of another's too.
+        let mut inventory = self.finder.find(None)?;
+        let foreign = inventory.take_foreign(self.options.pid);
         self.find_problems.did_not_fit += inventory.totals.did_not_fit;
         self.find_problems.faults += inventory.totals.faults;
         self.find_problems.changed += inventory.totals.changed;
@@ -270,8 +275,11 @@ impl<'a> Session<'a> {
             Some(_) => self.start.at.elapsed().as_secs_f64(),
             None => 0.0,
         };
-        if self.registry.update(inventory, now_s) {
-            self.intervals.publish(self.registry.alive())?;
+        let foreign_changed = foreign != self.foreign;
+        self.foreign = foreign;
+        if self.registry.update(inventory, now_s) || foreign_changed {
+            self.intervals
+                .publish(self.registry.alive(), &self.foreign)?;
             self.number_vms()?;
         }
         Ok(began.elapsed())
