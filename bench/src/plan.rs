@@ -38,7 +38,7 @@ impl Scale {
     #[must_use]
     pub fn budget(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Quick => 60,
+            Self::Quick => 30,
             Self::Full => 600,
         })
     }

@@ -23,7 +23,8 @@ pub struct Ground {
     pub scheme: String,
     /// SPTEs of every page.
     pub chain_len: u32,
-    /// Pages that one cell walks, a power of two.
+    /// Pages that one cell walks, a multiple of the range and, if cold, of
+    /// [`SEGMENTS`] ranges.
     pub gfns_per_cell: u64,
     /// Pages of one callback, a power of two.
     pub range_pages: u64,
@@ -138,9 +139,20 @@ impl Ground {
     }
 }
 
-/// A bijection on `0..count` without visible pattern; `count` is a power of two.
+/// A bijection on `0..count` without visible pattern: one on the next power of
+/// two, followed until it comes back below `count`.
 fn scatter(index: u64, count: u64) -> u64 {
-    let (mask, half) = (count - 1, count.ilog2().div_ceil(2).max(1));
+    let size = count.next_power_of_two();
+    let mut x = scatter_below_power(index, size);
+    while x >= count {
+        x = scatter_below_power(x, size);
+    }
+    x
+}
+
+/// A bijection on `0..size`; `size` is a power of two.
+fn scatter_below_power(index: u64, size: u64) -> u64 {
+    let (mask, half) = (size - 1, size.ilog2().div_ceil(2).max(1));
     let mut x = index;
     for multiplier in [0x9e37_79b9_7f4a_7c15_u64, 0xbf58_476d_1ce4_e5b9] {
         x = x.wrapping_mul(multiplier) & mask;
@@ -182,8 +194,7 @@ mod tests {
 
     #[test]
     fn scattering_is_a_bijection_without_neighbours() {
-        for bits in [1, 2, 5, 10, 17] {
-            let count = 1_u64 << bits;
+        for count in [2, 4, 32, 1 << 10, 1 << 17, 3, 96, 5000, (1 << 16) + 32] {
             let mut seen = vec![false; count as usize];
             let places: Vec<u64> = (0..count).map(|i| scatter(i, count)).collect();
             for &place in &places {
@@ -193,7 +204,10 @@ mod tests {
                 .windows(2)
                 .filter(|p| p[0].abs_diff(p[1]) <= 8)
                 .count();
-            assert!(bits < 10 || near < count as usize / 20, "{near} of {count}");
+            assert!(
+                count < 1024 || near < count as usize / 20,
+                "{near} of {count}"
+            );
         }
     }
 

@@ -155,7 +155,7 @@ fn add_cells(
     family: u32,
 ) {
     let (cache, range_pages) = (grid.cache, grid.range_pages);
-    let gfns = set_gfns(plan, cache, chain_len);
+    let gfns = set_gfns(plan, cache, chain_len, range_pages);
     // A page without SPTEs is neither young nor old.
     let shares = if chain_len == 0 {
         &grid.young_shares[..1]
@@ -181,8 +181,8 @@ fn add_cells(
     }
 }
 
-/// Pages of one cell's set: a power of two, so that segments and ranges divide it.
-fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32) -> u64 {
+/// Pages of one cell's set, which segments and ranges divide.
+fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32, range_pages: u64) -> u64 {
     let each = vm::walked_bytes_per_gfn(chain_len);
     match cache {
         Cache::Hot => {
@@ -191,7 +191,7 @@ fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32) -> u64 {
         }
         Cache::Cold => {
             let needed = (plan.caches.llc_bytes * COLD_FACTOR).div_ceil(each);
-            needed.next_power_of_two().max(SEGMENTS * HOT_GFNS.0)
+            needed.next_multiple_of(SEGMENTS * HOT_GFNS.0.max(range_pages))
         }
     }
 }

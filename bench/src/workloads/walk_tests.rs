@@ -86,7 +86,7 @@ fn a_cold_cell_alone_goes_through_twice_the_llc_before_a_page_comes_again() {
                 assert!(bytes >= 2 * plan.caches.llc_bytes, "{chain_len}: {bytes}");
             }
             let told = cells.remove(1).finish(&plan, Duration::ZERO).params;
-            let set = set_gfns(&plan, Cache::Cold, chain_len);
+            let set = set_gfns(&plan, Cache::Cold, chain_len, 1);
             let bytes = set * vm::walked_bytes_per_gfn(chain_len);
             assert_eq!(told.working_set_bytes, Some(bytes));
             assert_eq!(told.slot_pages, Some(2 * set));
