@@ -9,7 +9,7 @@ use std::{
 };
 
 use ::report::{
-    ResultFile, ResultWriter, host,
+    Observed, ResultFile, ResultWriter, host,
     schema::{
         Context, Disturbance, GuestRun, Outcome as JobOutcome, Record, ResultKind, RunRecord,
     },
@@ -261,9 +261,12 @@ fn merge(mut writer: ResultWriter, runs: &[(ResultFile, Option<GuestRun>)]) -> R
         for record in &file.records {
             let mut record = record.clone();
             record.set_run(number);
-            if let Record::Run(run) = &mut record {
-                let run: &mut RunRecord = run;
-                run.guest.clone_from(guest);
+            match (&mut record, guest) {
+                (Record::Run(run), _) => run.guest.clone_from(guest),
+                (Record::Vm(vm), Some(_)) => {
+                    vm.cgroup = Observed::missing("a test guest's own, gone with it");
+                }
+                _ => {}
             }
             writer.push(&record)?;
         }

@@ -41,7 +41,7 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             .filter(|c| c.workload == workload && c.metric == metric && c.op == op)
             .collect();
         if group.iter().any(|c| c.latency.is_some()) {
-            tables.push(latency_table(workload, op, &group));
+            tables.push(latency_table(workload, metric, op, &group));
         } else if !timed_singly(workload, op) {
             tables.push(rounds_table(workload, metric, op, &group));
         }
@@ -123,9 +123,14 @@ fn summary_cell(cell: &BenchRecord) -> String {
     }
 }
 
-fn latency_table(workload: &str, op: Op, cells: &[&BenchRecord]) -> Table {
+fn latency_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -> Table {
+    let from = if metric.starts_with("due_") {
+        ", from when it was due"
+    } else {
+        ""
+    };
     let mut table = Table::new(
-        format!("{workload}: {op}, latency of single operations"),
+        format!("{workload}: {op}, latency of single operations{from}"),
         vec![
             Column::text("scheme"),
             Column::text("parameters"),
