@@ -10,9 +10,7 @@ use std::{
 
 use ::report::{
     Observed, ResultFile, ResultWriter, host,
-    schema::{
-        Context, Disturbance, GuestRun, Outcome as JobOutcome, Record, ResultKind, RunRecord,
-    },
+    schema::{Context, Disturbance, GuestRun, Outcome as JobOutcome, Record, ResultKind},
     table::Format,
 };
 use anyhow::{Context as _, Result, bail};
