@@ -70,7 +70,7 @@ struct RunArgs {
     /// Measuring time of the whole run in seconds; setting up comes on top.
     #[arg(long, value_name = "S")]
     seconds: Option<u64>,
-    /// Result file; results/runs/bench-<UTC time>.jsonl if not given.
+    /// Result file; results/runs/bench-TIME.jsonl if not given.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Print the result file's JSON lines instead of tables.

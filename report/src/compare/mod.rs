@@ -1,8 +1,8 @@
 //! Synthetic beside real.
 //!
 //! The two sides meet in a row of one callback kind, chain length and scheme.
-//! The synthetic side times one callback over one gfn ([`synthetic`]), with
-//! hot and with cold caches; the real side ([`real`]) is the mean cost of a
+//! The synthetic side times one callback over one gfn (`synthetic.rs`), with
+//! hot and with cold caches; the real side (`real.rs`) is the mean cost of a
 //! callback of the kernel and the part of it that is spent in the rmap walk.
 //! Only the walk has a synthetic counterpart: the rest of a real callback is
 //! the notifier list, SRCU and the memslot lookup, which no scheme changes.
