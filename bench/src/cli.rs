@@ -150,7 +150,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     let file =
         ResultFile::read(&ended.path).context("the result file just written does not read back")?;
     print(&args.render(&file)?)?;
-    eprintln!("result: {}", ended.path.display());
+    report::say!("result: {}", ended.path.display());
     match ended.failure {
         Some(failure) => Err(failure),
         None if file.is_complete() => Ok(ExitCode::SUCCESS),
@@ -215,7 +215,7 @@ fn measure(
 
 /// Says on stderr what will be measured, with all that is needed to repeat it.
 fn announce(plan: &Plan) {
-    eprintln!(
+    report::say!(
         "schemes: {}; CPUs {}; {} rounds; seed {}; LLC {} KiB; clock: {}, {:.1} ns a reading",
         plan.schemes.join(", "),
         plan.cpus,

@@ -33,7 +33,7 @@ pub fn prefer() {
         command.arg0(name);
     }
     let error = command.args(words).env(VARIABLE, tunables).exec();
-    eprintln!("warning: measuring with small pages: cannot start again with {TUNABLE}: {error}");
+    report::say!("warning: measuring with small pages: cannot start again with {TUNABLE}: {error}");
 }
 
 /// Share of this process's anonymous memory that lies in huge pages, 0 to 1;

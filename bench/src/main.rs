@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match cli.execute() {
         Ok(code) => code,
         Err(Failure { error, code }) => {
-            eprintln!("error: {error:#}");
+            report::say!("error: {error:#}");
             ExitCode::from(code)
         }
     }

@@ -122,7 +122,7 @@ impl Progress {
 
     fn line(&self, text: &str) {
         if self.bar.is_none() {
-            eprintln!("{}: {text}", self.workload);
+            report::say!("{}: {text}", self.workload);
         }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// SIGINT and SIGTERM end the run after the measurement in hand.
+/// SIGINT, SIGTERM and SIGHUP end the run after the measurement in hand.
 pub struct Signals {
     stop: Arc<AtomicBool>,
     last: Arc<AtomicUsize>,
@@ -23,7 +23,7 @@ impl Signals {
             stop: Arc::default(),
             last: Arc::default(),
         };
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register_usize(signal, Arc::clone(&signals.last), signal as usize)
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&signals.stop)))
                 .context("cannot watch for Ctrl-C")?;

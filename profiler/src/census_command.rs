@@ -47,13 +47,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut registry = Registry::default();
     registry.update(finder.find(options.pid)?, 0.0);
     if registry.all().is_empty() && !options.json {
-        println!("No VM of KVM is running{}.", of_process(options.pid));
+        report::out!("No VM of KVM is running{}.", of_process(options.pid))?;
     }
     for tracked in registry.all() {
         let levels = match scan(&mut finder, &mut scanner, tracked, !options.heads_only) {
             Ok(levels) => levels,
             Err(error @ FindError::Gone(_)) => {
-                eprintln!("{error}");
+                report::say!("{error}");
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -118,23 +118,23 @@ fn print(tracked: &Tracked, levels: &[LevelCensus], json: bool) -> Result<()> {
     let vm = vm_record(0, tracked);
     let censuses = levels.iter().map(|level| level.record(0, vm.vm));
     if json {
-        println!("{}", serde_json::to_string(&Record::Vm(vm.clone()))?);
+        report::out!("{}", serde_json::to_string(&Record::Vm(vm.clone()))?)?;
         for census in censuses {
-            println!("{}", serde_json::to_string(&Record::Census(census))?);
+            report::out!("{}", serde_json::to_string(&Record::Census(census))?)?;
         }
         return Ok(());
     }
-    let comm = vm.comm.value().map_or("?", String::as_str);
+    let comm = report::terminal::harmless(vm.comm.value().map_or("?", String::as_str));
     let title = format!(
         "VM of process {} ({comm}), {} pages",
         vm.pid,
         count(vm.pages)
     );
     if !vm.has_rmaps {
-        println!("{title}: no rmaps, all of it is in the TDP MMU.\n");
+        report::out!("{title}: no rmaps, all of it is in the TDP MMU.\n")?;
         return Ok(());
     }
-    println!("{}", table(&title, censuses).render(Format::Text));
+    report::out!("{}", table(&title, censuses).render(Format::Text))?;
     Ok(())
 }
 

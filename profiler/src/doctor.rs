@@ -24,10 +24,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     privileges::check()?;
     let ladder = Ladder::probe(&Kernel::read()?)?;
     if options.json {
-        println!("{}", serde_json::to_string(&ladder)?);
+        report::out!("{}", serde_json::to_string(&ladder)?)?;
     } else {
-        println!("{}", table(&ladder).render(Format::Text));
-        println!("{}", verdict(&ladder));
+        report::out!("{}", table(&ladder).render(Format::Text))?;
+        report::out!("{}", verdict(&ladder))?;
     }
     Ok(match ladder.rung {
         Some(_) => ExitCode::SUCCESS,

@@ -16,6 +16,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 use crate::schema::{Context, Disturbance, End, Outcome, Record, SchemaVersion};
+use crate::terminal::harmless;
 
 /// Longest line that is read, bytes.
 const MAX_LINE: u64 = 8 << 20;
@@ -28,29 +29,32 @@ pub enum WriteError {
         "{0} exists already and results are never overwritten; name another file with --output"
     )]
     Exists(PathBuf),
+    /// The target names no file.
+    #[error("{0} names a folder and not a file; name a file with --output")]
+    NoFile(PathBuf),
     /// The folder cannot be written.
-    #[error("cannot write in the folder {folder}: {source}; name a file elsewhere with --output")]
+    #[error("cannot write in the folder {folder}: {cause}; name a file elsewhere with --output")]
     Folder {
         /// The folder.
         folder: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Writing failed half way; no file is left under the final name.
-    #[error("cannot write {path}: {source}; nothing was left under that name")]
+    #[error("cannot write {path}: {cause}; nothing was left under that name")]
     Io {
         /// The target.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A record could not be expressed as JSON.
-    #[error("a record for {path} cannot be written as JSON: {source}")]
+    #[error("a record for {path} cannot be written as JSON: {cause}")]
     Json {
         /// The target.
         path: PathBuf,
         /// What the serialiser said.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
 }
 
@@ -60,7 +64,9 @@ pub enum WriteError {
 #[derive(Debug)]
 pub struct ResultWriter {
     path: PathBuf,
+    // Dropped in this order: the temporary file goes before its folders.
     out: BufWriter<NamedTempFile>,
+    made: MadeFolders,
     records: u64,
     started: Instant,
 }
@@ -73,6 +79,10 @@ impl ResultWriter {
     /// [`WriteError::Exists`] and [`WriteError::Folder`] before any work is
     /// lost, [`WriteError::Io`] if the disk refuses.
     pub fn create(path: &Path, context: Context) -> Result<Self, WriteError> {
+        let ends_in_slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if path.file_name().is_none() || ends_in_slash {
+            return Err(WriteError::NoFile(path.to_owned()));
+        }
         if path.symlink_metadata().is_ok() {
             return Err(WriteError::Exists(path.to_owned()));
         }
@@ -80,11 +90,11 @@ impl ResultWriter {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let refused = |source| WriteError::Folder {
+        let refused = |cause| WriteError::Folder {
             folder: folder.to_owned(),
-            source,
+            cause,
         };
-        std::fs::create_dir_all(folder).map_err(refused)?;
+        let made = MadeFolders::make(folder).map_err(refused)?;
         let temporary = tempfile::Builder::new()
             .prefix(".rmapscope-")
             .suffix(".partial")
@@ -94,6 +104,7 @@ impl ResultWriter {
         let mut writer = Self {
             path: path.to_owned(),
             out: BufWriter::new(temporary),
+            made,
             records: 0,
             started: Instant::now(),
         };
@@ -107,15 +118,15 @@ impl ResultWriter {
     /// [`WriteError::Io`] if the disk refuses, [`WriteError::Json`] if a
     /// record has a value JSON cannot hold.
     pub fn push(&mut self, record: &Record) -> Result<(), WriteError> {
-        let line = serde_json::to_string(record).map_err(|source| WriteError::Json {
+        let line = serde_json::to_string(record).map_err(|cause| WriteError::Json {
             path: self.path.clone(),
-            source,
+            cause,
         })?;
         let written = self
             .out
             .write_all(line.as_bytes())
             .and_then(|()| self.out.write_all(b"\n"));
-        written.map_err(|source| self.io(source))?;
+        written.map_err(|cause| self.io(cause))?;
         self.records += 1;
         Ok(())
     }
@@ -139,15 +150,23 @@ impl ResultWriter {
             disturbance,
         };
         self.push(&Record::End(end))?;
-        let Self { path, out, .. } = self;
-        let failed = |source| WriteError::Io {
+        let Self {
+            path,
+            out,
+            mut made,
+            ..
+        } = self;
+        let failed = |cause| WriteError::Io {
             path: path.clone(),
-            source,
+            cause,
         };
         let temporary = out.into_inner().map_err(|e| failed(e.into_error()))?;
         temporary.as_file().sync_all().map_err(failed)?;
         match temporary.persist_noclobber(&path) {
-            Ok(_) => Ok(path),
+            Ok(_) => {
+                made.keep();
+                Ok(path)
+            }
             Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(WriteError::Exists(path))
             }
@@ -160,10 +179,41 @@ impl ResultWriter {
         &self.path
     }
 
-    fn io(&self, source: std::io::Error) -> WriteError {
+    fn io(&self, cause: std::io::Error) -> WriteError {
         WriteError::Io {
             path: self.path.clone(),
-            source,
+            cause,
+        }
+    }
+}
+
+/// Folders made for a file that may never come; removed again if it does not.
+#[derive(Debug)]
+struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    fn make(folder: &Path) -> std::io::Result<Self> {
+        let missing = |f: &&Path| !f.as_os_str().is_empty() && !f.exists();
+        let missing: Vec<PathBuf> = folder
+            .ancestors()
+            .take_while(missing)
+            .map(Path::to_owned)
+            .collect();
+        let made = Self(missing);
+        std::fs::create_dir_all(folder)?;
+        Ok(made)
+    }
+
+    fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Refused when somebody else has put something there meanwhile.
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }
@@ -172,12 +222,12 @@ impl ResultWriter {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file could not be opened or read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The first line is no rmapscope context.
     #[error("{path} is not an rmapscope result file: {detail}")]
@@ -235,9 +285,9 @@ impl ResultFile {
     /// # Errors
     /// A [`ReadError`] naming the file, the line and what is wrong with it.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
-        let file = File::open(path).map_err(|source| ReadError::Io {
+        let file = File::open(path).map_err(|cause| ReadError::Io {
             path: path.to_owned(),
-            source,
+            cause,
         })?;
         Self::read_from(BufReader::new(file), path)
     }
@@ -298,7 +348,7 @@ fn bad_line(path: &Path, line: u64, detail: &str) -> ReadError {
     ReadError::Line {
         path: path.to_owned(),
         line,
-        detail: detail.to_owned(),
+        detail: harmless(detail).into_owned(),
     }
 }
 
@@ -312,9 +362,9 @@ fn next_line(
         .by_ref()
         .take(MAX_LINE)
         .read_until(b'\n', &mut bytes)
-        .map_err(|source| ReadError::Io {
+        .map_err(|cause| ReadError::Io {
             path: path.to_owned(),
-            source,
+            cause,
         })?;
     if bytes.is_empty() {
         return Ok(None);

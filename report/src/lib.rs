@@ -16,6 +16,7 @@
 //! | [`table`] | one table model, several renderers |
 //! | [`summary`] | the tables of one result file |
 //! | [`compare`] | synthetic beside real |
+//! | [`terminal`] | printing, and names that come from elsewhere |
 //! | [`embed`] | tables kept up to date inside markdown files |
 
 pub mod compare;
@@ -28,6 +29,7 @@ pub mod schema;
 pub mod stats;
 pub mod summary;
 pub mod table;
+pub mod terminal;
 
 pub use file::{ReadError, ResultFile, ResultWriter, WriteError};
 pub use observed::Observed;

@@ -3,7 +3,11 @@
 //! Text tables are laid out as in kernel cover letters: no frames, a title
 //! line, the unit in the header, numbers right-aligned, notes below.
 
+use std::borrow::Cow;
+
 use comfy_table::{CellAlignment, ContentArrangement};
+
+use crate::terminal::harmless;
 
 /// A column's header, unit included, and how its cells are aligned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +20,7 @@ impl Column {
     /// A column of names.
     pub fn text(header: impl Into<String>) -> Self {
         Self {
-            header: header.into(),
+            header: harmless(&header.into()).into_owned(),
             right: false,
         }
     }
@@ -24,7 +28,7 @@ impl Column {
     /// A column of numbers; `header` ends with the unit.
     pub fn number(header: impl Into<String>) -> Self {
         Self {
-            header: header.into(),
+            header: harmless(&header.into()).into_owned(),
             right: true,
         }
     }
@@ -54,7 +58,7 @@ impl Table {
     /// An empty table.
     pub fn new(title: impl Into<String>, columns: Vec<Column>) -> Self {
         Self {
-            title: title.into(),
+            title: harmless(&title.into()).into_owned(),
             columns,
             ..Self::default()
         }
@@ -68,12 +72,17 @@ impl Table {
     /// Adds a row; missing cells stay empty, surplus ones are dropped.
     pub fn row(&mut self, mut cells: Vec<String>) {
         cells.resize(self.columns.len(), String::new());
+        for cell in &mut cells {
+            if let Cow::Owned(harmless) = harmless(cell) {
+                *cell = harmless;
+            }
+        }
         self.rows.push(cells);
     }
 
     /// Adds a line below the table.
     pub fn note(&mut self, note: impl Into<String>) {
-        self.notes.push(note.into());
+        self.notes.push(harmless(&note.into()).into_owned());
     }
 
     /// Whether there are no rows.
@@ -103,9 +112,16 @@ impl Table {
             comfy_table::presets::NOTHING
         });
         table.set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(self.columns.iter().map(|c| c.header.as_str()));
+        let shown = |text: &str| {
+            if markdown {
+                escaped(text)
+            } else {
+                text.to_owned()
+            }
+        };
+        table.set_header(self.columns.iter().map(|c| shown(&c.header)));
         for row in &self.rows {
-            table.add_row(row);
+            table.add_row(row.iter().map(|cell| shown(cell)));
         }
         for (column, style) in self.columns.iter().zip(table.column_iter_mut()) {
             let alignment = if column.right {
@@ -149,6 +165,18 @@ impl Table {
         }
         out
     }
+}
+
+/// Markdown that shows the text as it is.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if "\\`*_[]<>|".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Wraps a note at 75 columns, its first line behind `bullet`.
@@ -260,6 +288,15 @@ mod tests {
     #[test]
     fn markdown_has_a_header_rule() {
         assert!(sample().render(Format::Markdown).contains("|--"));
+    }
+
+    #[test]
+    fn names_from_elsewhere_cannot_escape_from_their_cell() {
+        let mut table = Table::new("t", vec![Column::text("name")]);
+        table.row(vec!["a\x1b[31m|<script>".into()]);
+        assert!(table.render(Format::Text).contains("a\\u{1b}[31m|<script>"));
+        assert!(table.render(Format::Markdown).contains("\\|\\<script\\>"));
+        assert!(!table.render(Format::Csv).contains('\x1b'));
     }
 
     #[test]

@@ -140,7 +140,11 @@ fn results_are_never_overwritten_and_nothing_is_left_half_written() {
     let path = folder.path().join("a/b.jsonl");
     let writer = ResultWriter::create(&path, host::context(ResultKind::Bench)).unwrap();
     drop(writer);
-    assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "something was left"
+    );
 
     let racing = ResultWriter::create(&path, host::context(ResultKind::Bench)).unwrap();
     fs::write(&path, "mine").unwrap();
@@ -150,6 +154,17 @@ fn results_are_never_overwritten_and_nothing_is_left_half_written() {
     assert!(matches!(begun, Err(WriteError::Exists(_))));
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_target_without_a_file_name_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["new/", "new/..", "/"] {
+        let path = folder.path().join(name);
+        let begun = ResultWriter::create(&path, host::context(ResultKind::Bench));
+        assert!(matches!(begun, Err(WriteError::NoFile(_))), "{name}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -69,14 +69,14 @@ pub(crate) fn run(options: &Options) -> Outcome {
     }
     comparison.keep_schemes(&options.schemes);
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&comparison)?);
+        ::report::out!("{}", serde_json::to_string_pretty(&comparison)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     for table in comparison.tables() {
-        println!("{}", table.render(Format::from(options.format)));
+        ::report::out!("{}", table.render(Format::from(options.format)))?;
     }
-    eprintln!("bench:   {}", bench.path.display());
-    eprintln!("profile: {}", profile.path.display());
+    ::report::say!("bench:   {}", bench.path.display());
+    ::report::say!("profile: {}", profile.path.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -89,9 +89,9 @@ fn sides(a: ResultFile, b: ResultFile) -> (ResultFile, ResultFile) {
 }
 
 fn measure() -> Result<(ResultFile, ResultFile)> {
-    eprintln!("1/2 bench: the synthetic cost of every scheme on this host");
+    ::report::say!("1/2 bench: the synthetic cost of every scheme on this host");
     let bench = ResultFile::read(&bench::quick(&output(ResultKind::Bench))?)?;
-    eprintln!("2/2 profile: the real callbacks of this host's kernel");
+    ::report::say!("2/2 profile: the real callbacks of this host's kernel");
     let target = output(ResultKind::Profile);
     let profile = match profile::record(&profile::Options::default(), &target) {
         Ok(profile) => profile,
@@ -109,8 +109,8 @@ fn output(kind: ResultKind) -> PathBuf {
 fn stand_in(error: &anyhow::Error) -> Result<ResultFile> {
     let path: &Path = &process::workspace().join(REFERENCE_PROFILE);
     let reference = ResultFile::read(path)?;
-    eprintln!("This host was not profiled: {error:#}");
-    eprintln!(
+    ::report::say!("This host was not profiled: {error:#}");
+    ::report::say!(
         "The real side below is the reference profile {REFERENCE_PROFILE}, of another host \
          or time: {}. Compare ratios, not times.",
         reference.context.host.label

@@ -77,11 +77,11 @@ fn main() -> ExitCode {
         Ok(_) if process::interrupted() => ExitCode::from(process::INTERRUPTED),
         Ok(code) => code,
         Err(_) if process::interrupted() => {
-            eprintln!("interrupted");
+            ::report::say!("interrupted");
             ExitCode::from(process::INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            ::report::say!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
     } else {
         crate::report::print(&file, Format::Text)?;
     }
-    eprintln!("profile: {}", file.path.display());
+    ::report::say!("profile: {}", file.path.display());
     Ok(if file.is_complete() {
         ExitCode::SUCCESS
     } else {
@@ -161,7 +161,7 @@ impl<'a> Session<'a> {
         let plans = self.guests();
         let mut runs = Vec::new();
         for (index, wanted) in plans.iter().enumerate() {
-            eprintln!(
+            ::report::say!(
                 "recording {} of {}: {} pages, {} SPTE{} each, {}",
                 index + 1,
                 plans.len(),

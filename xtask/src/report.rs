@@ -2,7 +2,6 @@
 //! README and docs.
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -60,12 +59,11 @@ pub(crate) fn run(options: &Options) -> Outcome {
 
 /// Prints a file's tables.
 pub(crate) fn print(file: &ResultFile, format: Format) -> Result<()> {
-    let mut out = std::io::stdout().lock();
     for line in summary::heading(&file.context) {
-        writeln!(out, "{line}")?;
+        ::report::out!("{line}")?;
     }
     for table in summary::tables(file) {
-        writeln!(out, "\n{}", table.render(format))?;
+        ::report::out!("\n{}", table.render(format))?;
     }
     Ok(())
 }

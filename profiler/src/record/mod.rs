@@ -73,12 +73,12 @@ async fn record(options: &Options) -> Result<ExitCode> {
     let rung = choose(&ladder, options.mechanism)?;
     let mut session = Session::prepare(options, &kernel, rung)?;
     if let Some(number) = session.find_vms(&mut signals).await? {
-        eprintln!("ended by signal {number} before there was a VM to record");
+        report::say!("ended by signal {number} before there was a VM to record");
         return Ok(exit_code(&Ended::Signal(number)));
     }
     session.start(ladder.inner)?;
     if !options.quiet {
-        eprintln!("{}", session.announcement());
+        report::say!("{}", session.announcement());
     }
     let (ended, lasted) = session.run(&mut signals).await?;
     let finished = session.finish(ended, lasted, &ladder)?;
@@ -91,10 +91,10 @@ async fn record(options: &Options) -> Result<ExitCode> {
 fn tell(options: &Options, ended: Ended, written: &Path) -> Result<()> {
     show(options, &ResultFile::read(written)?)?;
     if let Some(reason) = ended.reason() {
-        eprintln!("the recording is partial: {reason}");
+        report::say!("the recording is partial: {reason}");
     }
     if !options.quiet {
-        eprintln!("profile: {}", written.display());
+        report::say!("profile: {}", written.display());
     }
     Ok(())
 }
@@ -130,10 +130,10 @@ fn show(options: &Options, file: &ResultFile) -> Result<()> {
         return Ok(());
     }
     for line in summary::heading(&file.context) {
-        println!("{line}");
+        report::out!("{line}")?;
     }
     for table in summary::tables(file) {
-        println!("\n{}", table.render(Format::Text));
+        report::out!("\n{}", table.render(Format::Text))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::{
     ResultFile,
     schema::{Context, ResultKind},
     table::Table,
+    terminal,
 };
 
 /// All tables of a result file, in the order they are read best.
@@ -47,4 +48,7 @@ pub fn heading(context: &Context) -> Vec<String> {
             .map(|note| format!("note:    {note}")),
     );
     lines
+        .iter()
+        .map(|line| terminal::harmless(line).into_owned())
+        .collect()
 }

@@ -137,7 +137,7 @@ impl TestGuest {
 impl Drop for TestGuest {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            eprintln!("warning: {error}");
+            ::report::say!("warning: {error}");
         }
     }
 }

@@ -1,0 +1,73 @@
+//! Printing for people: readers that go away, names that come from elsewhere.
+
+use std::{
+    borrow::Cow,
+    fmt::{Arguments, Write as _},
+    io::{self, ErrorKind, Write as _},
+};
+
+/// Prints a line to standard output. A reader that has gone away (`| head`) has
+/// what it wanted: that is no error.
+///
+/// # Errors
+/// If the output cannot be written for another reason.
+pub fn print(text: Arguments<'_>) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Prints a line to standard error. What cannot be said there is dropped: no
+/// work is lost over it.
+pub fn say(text: Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// [`terminal::print`](crate::terminal::print) with a format string.
+#[macro_export]
+macro_rules! out {
+    ($($part:tt)*) => { $crate::terminal::print(format_args!($($part)*)) };
+}
+
+/// [`terminal::say`](crate::terminal::say) with a format string.
+#[macro_export]
+macro_rules! say {
+    ($($part:tt)*) => { $crate::terminal::say(format_args!($($part)*)) };
+}
+
+/// The text with everything escaped that could move a cursor, change a colour
+/// or turn the direction of writing: names of processes and results of others
+/// are printed to the terminals of administrators.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_harmful(c) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_and_direction_marks_are_shown_and_not_obeyed() {
+        assert_eq!(harmless("e\x1b[31mX"), "e\\u{1b}[31mX");
+        assert_eq!(harmless("a\u{202e}b\n"), "a\\u{202e}b\\u{a}");
+        assert!(matches!(harmless("±5 µs, qemu-kvm"), Cow::Borrowed(_)));
+    }
+}
