@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::Result;
@@ -31,9 +31,15 @@ pub(crate) fn run(options: &Options) -> Outcome {
     Ok(ExitCode::from(code))
 }
 
-/// Runs the quick suite into a new result file.
+/// Runs the quick suite into a new result file, without printing its tables.
 pub(crate) fn quick(output: &Path) -> Result<PathBuf> {
-    process::run(command()?.arg("--quick").arg("--output").arg(output))?;
+    let mut command = command()?;
+    command
+        .arg("--quick")
+        .arg("--output")
+        .arg(output)
+        .stdout(Stdio::null());
+    process::run(&mut command)?;
     Ok(output.to_owned())
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
     }
     ::report::say!("bench:   {}", bench.path.display());
     ::report::say!("profile: {}", profile.path.display());
+    ::report::say!("cargo xtask report FILE prints all tables of one of them");
     Ok(ExitCode::SUCCESS)
 }
 
