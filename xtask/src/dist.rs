@@ -1,14 +1,9 @@
 //! `cargo xtask dist`: the profiler as one static file that can be copied to
 //! any x86-64 Linux host.
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{ExitCode, Stdio},
-};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{Outcome, process};
 
@@ -44,30 +39,5 @@ pub(crate) fn build(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
         "RUSTFLAGS",
         "-C target-feature=+crt-static -C strip=symbols",
     );
-    command
-        .arg("--message-format=json-render-diagnostics")
-        .stdout(Stdio::piped());
-    let shown = process::shown(&command);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start: {shown}"))?;
-    let stdout = child
-        .stdout
-        .take()
-        .context("cargo has no standard output")?;
-    let mut built = BTreeMap::new();
-    for line in BufReader::new(stdout).lines() {
-        let message: serde_json::Value = serde_json::from_str(&line?).unwrap_or_default();
-        if let (Some(name), Some(path)) = (
-            message["target"]["name"].as_str(),
-            message["executable"].as_str(),
-        ) {
-            built.insert(name.to_owned(), PathBuf::from(path));
-        }
-    }
-    let status = process::wait(&mut child)?;
-    if !status.success() {
-        bail!("{status} from: {shown}");
-    }
-    Ok(built)
+    process::executables(&mut command)
 }

@@ -2,6 +2,7 @@
 //! line, and none outlives an interrupted xtask.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -132,30 +133,39 @@ pub(crate) fn workspace() -> &'static Path {
 pub(crate) fn build(package: &str, binary: &str) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--release", "--package", package, "--bin", binary]);
+    let mut built = executables(&mut command)?;
+    built
+        .remove(binary)
+        .with_context(|| format!("cargo built no binary {binary}"))
+}
+
+/// Runs a cargo command that builds, and returns every executable it made by
+/// target name.
+pub(crate) fn executables(command: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
     command
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());
+    let shown = shown(command);
     let mut child = command
         .spawn()
-        .with_context(|| format!("cannot start: {}", shown(&command)))?;
+        .with_context(|| format!("cannot start: {shown}"))?;
     let stdout = child
         .stdout
         .take()
         .context("cargo has no standard output")?;
-    let mut built = None;
+    let mut built = BTreeMap::new();
     for line in BufReader::new(stdout).lines() {
         let message: serde_json::Value = serde_json::from_str(&line?).unwrap_or_default();
-        if message["target"]["name"] == binary
-            && let Some(path) = message["executable"].as_str()
-        {
-            built = Some(PathBuf::from(path));
+        let target = message["target"]["name"].as_str();
+        if let (Some(name), Some(path)) = (target, message["executable"].as_str()) {
+            built.insert(name.to_owned(), PathBuf::from(path));
         }
     }
     let status = wait(&mut child)?;
     if !status.success() {
-        bail!("{status} from: {}", shown(&command));
+        bail!("{status} from: {shown}");
     }
-    built.with_context(|| format!("cargo built no binary {binary}"))
+    Ok(built)
 }
 
 /// Whether xtask runs as root.
