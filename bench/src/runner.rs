@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use report::Observed;
 use report::latency::Latency;
+use report::proportion::Counts;
 use report::schema::{BenchRecord, Op, Summary};
 
 use crate::disturb::{self, RunWatch};
@@ -193,6 +194,7 @@ struct Series {
     metric: &'static str,
     rounds: Vec<f64>,
     latency: Option<Latency>,
+    counts: Option<Counts>,
     counters: BTreeMap<&'static str, Vec<Observed<f64>>>,
 }
 
@@ -227,6 +229,7 @@ impl Tally {
             ),
             rounds: series.rounds,
             latency: series.latency,
+            counts: series.counts,
             counters: series
                 .counters
                 .into_iter()
@@ -245,6 +248,7 @@ impl Series {
             metric: reading.metric,
             rounds: Vec::new(),
             latency: None,
+            counts: None,
             counters: BTreeMap::new(),
         }
     }
@@ -255,6 +259,9 @@ impl Series {
             (Some(sum), Some(more)) => sum.merge(&more),
             (sum @ None, more) => *sum = more,
             (Some(_), None) => {}
+        }
+        if let Some(more) = reading.counts {
+            self.counts.get_or_insert_default().add(more);
         }
         for (name, value) in reading.counters {
             self.counters.entry(name).or_default().push(value);

@@ -42,6 +42,10 @@ impl Measure for Probe {
             metric: "ns_per_callback",
             value: self.id as f64,
             latency: Some(latency),
+            counts: Some(Counts {
+                hits: 1,
+                trials: 10,
+            }),
             counters: vec![("cycles", counted)],
         };
         let thread = ThreadDisturbance {
@@ -161,6 +165,13 @@ fn a_record_holds_one_value_per_round_and_all_latencies() {
     assert_eq!(record.rounds, [2.0; 6]);
     assert_eq!(record.summary.value().unwrap().n, 6);
     assert_eq!(record.latency.as_ref().unwrap().count(), 6);
+    assert_eq!(
+        record.counts,
+        Some(Counts {
+            hits: 6,
+            trials: 60
+        })
+    );
     assert_eq!(record.counters["cycles"], Observed::Value(2.0));
 }
 

@@ -7,6 +7,7 @@
 
 use anyhow::Result;
 use report::latency::Latency;
+use report::proportion::Counts;
 use report::schema::{Op, Params};
 
 use crate::counters::{self, CounterSet};
@@ -96,6 +97,32 @@ pub struct Reading {
     pub value: f64,
     /// The distribution, where single operations were timed.
     pub latency: Option<Latency>,
+    /// The events counted, where the value is a share of them.
+    pub counts: Option<Counts>,
     /// Counters per operation.
     pub counters: Vec<counters::Reading>,
+}
+
+impl Reading {
+    /// A figure and nothing else.
+    #[must_use]
+    pub fn new(op: Op, metric: &'static str, value: f64) -> Self {
+        Self {
+            op,
+            metric,
+            value,
+            latency: None,
+            counts: None,
+            counters: Vec::new(),
+        }
+    }
+
+    /// A share of events, with the events; `None` where nothing was looked at.
+    #[must_use]
+    pub fn share(op: Op, metric: &'static str, counts: Counts) -> Option<Self> {
+        Some(Self {
+            counts: Some(counts),
+            ..Self::new(op, metric, counts.share()?)
+        })
+    }
 }

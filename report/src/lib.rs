@@ -12,6 +12,7 @@
 //! | [`latency`] | latency distributions as mergeable histograms |
 //! | [`file`](mod@file) | reading and writing result files |
 //! | [`host`] | what is known about this host, for the context record |
+//! | [`proportion`] | shares of events, with intervals for rare ones |
 //! | [`stats`] | medians, intervals, interpolation |
 //! | [`table`] | one table model, several renderers |
 //! | [`summary`] | the tables of one result file |
@@ -25,6 +26,7 @@ pub mod file;
 pub mod host;
 pub mod latency;
 pub mod observed;
+pub mod proportion;
 pub mod schema;
 pub mod stats;
 pub mod summary;

@@ -294,6 +294,7 @@ fn reading(
         metric,
         value,
         latency,
+        counts: None,
         counters,
     }
 }

@@ -95,6 +95,7 @@ impl Passes {
             metric,
             value: median / pages,
             latency: None,
+            counts: None,
             counters,
         })
     }

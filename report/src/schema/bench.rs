@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Observed, latency::Latency, stats};
+use crate::{Observed, latency::Latency, proportion::Counts, stats};
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,6 +60,10 @@ pub struct Params {
     /// SPTEs on the rmap of every gfn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain_len: Option<u32>,
+    /// Chain lengths of the slot's pages where they differ, each with the percentage
+    /// of pages that have it: `1:90,4:9,16:1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_mix: Option<String>,
     /// Pages of one callback's range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range_pages: Option<u64>,
@@ -178,6 +182,9 @@ pub struct BenchRecord {
     /// operations were timed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
+    /// Events counted over all rounds, where the metric is a share of events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
     /// Counter name (`cycles`, `task-clock-ns`, …) to its value per operation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, Observed<f64>>,

@@ -2,6 +2,7 @@
 //! scheme where a cost was measured per round, one row per scheme where single
 //! operations were timed.
 
+use super::shares;
 use crate::{
     ResultFile,
     latency::Latency,
@@ -42,6 +43,8 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             .collect();
         if group.iter().any(|c| c.latency.is_some()) {
             tables.push(latency_table(workload, metric, op, &group));
+        } else if group.iter().any(|c| c.counts.is_some()) {
+            tables.push(shares::table(workload, metric, op, &group));
         } else if !timed_singly(workload, op) {
             tables.push(rounds_table(workload, metric, op, &group));
         }
@@ -166,7 +169,7 @@ fn figures(latency: &Latency) -> [String; 6] {
 }
 
 /// The parameters in words, those that tell rows apart first.
-fn describe(params: &Params) -> String {
+pub(super) fn describe(params: &Params) -> String {
     let mut words = Vec::new();
     if let Some(aging) = &params.aging {
         words.push(format!("aging {}", aging.replace('_', " ")));
@@ -174,6 +177,12 @@ fn describe(params: &Params) -> String {
     if let Some(len) = params.chain_len {
         words.push(format!("{len} SPTE{}", if len == 1 { "" } else { "s" }));
     }
+    words.extend(
+        params
+            .chain_mix
+            .as_ref()
+            .map(|mix| format!("SPTEs:% {mix}")),
+    );
     if let Some(cache) = params.cache {
         words.push(cache.to_string());
     }

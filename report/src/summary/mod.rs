@@ -2,6 +2,7 @@
 
 mod bench;
 mod profile;
+mod shares;
 
 use crate::{
     ResultFile,

@@ -47,6 +47,7 @@ pub(crate) fn cell(scheme: &str, op: Op, len: u32, cache: Cache, rounds: &[f64])
         summary: Summary::of(rounds)
             .map_or_else(|| Observed::missing("no rounds"), Observed::Value),
         latency: None,
+        counts: None,
         counters: Default::default(),
         spoiled: None,
     }))
