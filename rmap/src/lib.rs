@@ -62,5 +62,5 @@ pub use config::{AccessedBits, LockKind, MemslotConfig, MmuConfig};
 pub use error::{PteListError, RmapError, Violation};
 pub use gfn::{Gfn, GfnRange, Level, Mapping};
 pub use mmu::{Access, Aging, FaultOutcome, GivenPage, Mmu, Zapped};
-pub use schemes::{SchemeInfo, scheme, schemes};
+pub use schemes::{Mmus, SchemeInfo, scheme, schemes};
 pub use vcpu::Vcpu;

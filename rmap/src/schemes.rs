@@ -3,7 +3,11 @@
 //! Everything that runs over "all schemes" (property tests, model checks,
 //! benchmarks) takes them from here.
 
-use crate::{config::MmuConfig, error::RmapError, mmu::Mmu};
+use crate::{
+    config::{MAX_ALIASES, MmuConfig},
+    error::RmapError,
+    mmu::Mmu,
+};
 
 pub mod bitlock;
 #[cfg(any(target_arch = "x86_64", loom))]
@@ -15,6 +19,17 @@ pub mod single_bitlock;
 pub mod single_fallback;
 pub mod single_recheck;
 pub mod single_skip;
+
+/// Which of KVM's two MMUs a scheme's SPTEs are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mmus {
+    /// The shadow MMU: every SPTE is in an rmap.
+    Shadow,
+    /// The TDP MMU: no rmaps; one SPTE, of one size, maps a gfn.
+    Tdp,
+    /// Both: alias 0 is the TDP MMU's, every other alias the shadow MMU's.
+    Both,
+}
 
 /// One scheme, as commands and tables show it.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +49,43 @@ pub struct SchemeInfo {
     pub parallel_agers: bool,
     /// It keeps every invariant; false only for negative controls.
     pub sound: bool,
+    /// Which MMUs it has.
+    pub mmus: Mmus,
     /// Builds an MMU that uses it.
     pub build: fn(&MmuConfig) -> Result<Box<dyn Mmu>, RmapError>,
+}
+
+impl SchemeInfo {
+    /// The most SPTEs that can map one gfn at one level. Aliases from here on do not
+    /// exist, whatever [`MmuConfig::aliases`] says.
+    #[must_use]
+    pub const fn max_aliases(&self) -> u32 {
+        match self.mmus {
+            Mmus::Shadow | Mmus::Both => MAX_ALIASES,
+            Mmus::Tdp => 1,
+        }
+    }
+
+    /// `wanted` aliases, or as many as there can be.
+    #[must_use]
+    pub const fn aliases(&self, wanted: u32) -> u32 {
+        if wanted < self.max_aliases() {
+            wanted
+        } else {
+            self.max_aliases()
+        }
+    }
+
+    /// Aliases below this are SPTEs of the TDP MMU: in no rmap and never recycled.
+    /// Where one maps a page, another of them at a larger or smaller level takes its
+    /// place.
+    #[must_use]
+    pub const fn tdp_aliases(&self) -> u32 {
+        match self.mmus {
+            Mmus::Shadow => 0,
+            Mmus::Tdp | Mmus::Both => 1,
+        }
+    }
 }
 
 static SCHEMES: &[SchemeInfo] = &[

@@ -25,7 +25,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{HeadWord, RmapHead},
     scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -38,6 +38,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: true,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<Bitlock>::boxed,
 };
 

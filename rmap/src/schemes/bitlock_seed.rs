@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{HeadWord, RmapHead},
     scheme::{AgeOp, AgerContext, Scheme, WalkOrder, walk_exclusive},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -31,6 +31,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: cfg!(not(loom)),
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<BitlockSeed>::boxed,
 };
 

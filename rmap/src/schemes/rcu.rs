@@ -29,7 +29,7 @@ use crate::{
     pte_list,
     reclaim::ReadSide,
     scheme::{AgeOp, AgerContext, Exclusion, FreePolicy, Scheme},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -42,6 +42,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: false,
     parallel_agers: true,
     sound: true,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<Rcu>::boxed,
 };
 

@@ -13,7 +13,7 @@ use crate::{
     head::{HeadWord, RmapHead},
     mmu_lock::ReadGuard,
     scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -26,6 +26,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: true,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<RwlockRead>::boxed,
 };
 

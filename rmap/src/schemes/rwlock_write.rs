@@ -12,7 +12,7 @@ use crate::{
     head::{HeadWord, RmapHead},
     mmu_lock::WriteGuard,
     scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -25,6 +25,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: false,
     sound: true,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<RwlockWrite>::boxed,
 };
 

@@ -18,7 +18,7 @@ use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
     scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
-    schemes::{SchemeInfo, bitlock::Bitlock},
+    schemes::{Mmus, SchemeInfo, bitlock::Bitlock},
     shadow_mmu::ShadowMmu,
 };
 
@@ -31,6 +31,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: true,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleBitlock>::boxed,
 };
 

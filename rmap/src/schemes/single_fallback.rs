@@ -14,7 +14,7 @@ use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
     scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one, walk_exclusive},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -27,6 +27,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: true,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleFallback>::boxed,
 };
 

@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{Chain, HeadWord, RmapHead},
     scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -30,6 +30,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: false,
     parallel_agers: true,
     sound: false,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleRecheck>::boxed,
 };
 

@@ -12,7 +12,7 @@ use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
     scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
-    schemes::SchemeInfo,
+    schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
 
@@ -25,6 +25,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: false,
     parallel_agers: true,
     sound: true,
+    mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleSkip>::boxed,
 };
 
