@@ -34,8 +34,12 @@ pub trait Workload: Sync {
 }
 
 /// All workloads, in the order they run.
-pub static WORKLOADS: [&dyn Workload; 2] =
-    [&workloads::walk::Walk, &workloads::contention::Contention];
+pub static WORKLOADS: [&dyn Workload; 4] = [
+    &workloads::walk::Walk,
+    &workloads::contention::Contention,
+    &workloads::accuracy::Accuracy,
+    &workloads::reuse::Reuse,
+];
 
 /// The names of all workloads.
 #[must_use]

@@ -195,8 +195,13 @@ pub(super) fn describe(params: &Params) -> String {
     if let Some(level) = params.level.filter(|l| *l != 1) {
         words.push(format!("level {level}"));
     }
+    words.extend(params.slot_pages.map(|n| format!("slot of {}", count(n))));
     let several = |n: u32, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     words.extend(params.agers.map(|n| several(n, "ager")));
     words.extend(params.vcpus.map(|n| several(n, "vCPU")));
+    words.extend(params.op_interval_ns.map(|ns| match ns {
+        0 => "back to back".to_owned(),
+        ns => format!("every {} µs", figure(ns as f64 / 1e3)),
+    }));
     words.join(", ")
 }
