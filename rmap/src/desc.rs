@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// SPTE pointers in one descriptor.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub const PTE_LIST_EXT: usize = 14;
 /// Two in the model, so that three SPTEs make a chain of two descriptors.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub const PTE_LIST_EXT: usize = 2;
 
 /// Up to [`PTE_LIST_EXT`] SPTEs of one rmap.
@@ -40,7 +40,7 @@ pub struct PteListDesc {
     pub(crate) life: Canary,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(
     size_of::<PteListDesc>() == 128,
     "two cache lines, as in the kernel"
@@ -86,10 +86,10 @@ pub struct DescCache(Vec<Box<PteListDesc>>);
 
 impl DescCache {
     /// Descriptors a full cache holds, as in KVM.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub const CAPACITY: usize = 40;
     /// One in the model: no operation needs more.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub const CAPACITY: usize = 1;
 
     /// An empty cache.
@@ -132,7 +132,7 @@ impl DescCache {
     }
 
     /// Puts a descriptor back; gives it back to the caller if the cache is full.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) fn put(&mut self, desc: Box<PteListDesc>) -> Option<Box<PteListDesc>> {
         if self.0.len() >= Self::CAPACITY {
             return Some(desc);

@@ -6,10 +6,10 @@
 use std::fmt;
 
 /// log2 of the entries in one page table: 512, as on x86-64.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub const LEVEL_SHIFT: u32 = 9;
 /// Two entries a table in the model, so that every level has its heads.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub const LEVEL_SHIFT: u32 = 1;
 
 /// A guest frame number: a guest physical address in units of 4 KiB.

@@ -40,7 +40,7 @@ const _: () = assert!(
     "an SPTE's address must leave the tag bits free"
 );
 const _: () = assert!(align_of::<PteListDesc>() > TAGS, "so must a descriptor's");
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(
     size_of::<RmapHead>() == 8,
     "the head is one word, as in the kernel"
@@ -260,7 +260,7 @@ impl Default for RmapHead {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

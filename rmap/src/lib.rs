@@ -26,7 +26,7 @@
 //! use rmap::{Access, Gfn, GfnRange, Level, Mapping, MmuConfig, Vcpu};
 //!
 //! # fn main() -> Result<(), rmap::RmapError> {
-//! # #[cfg(not(loom))] {
+//! # #[cfg(not(any(loom, shuttle)))] {
 //! let bitlock = rmap::scheme("bitlock").ok_or(rmap::RmapError::NoAliases)?;
 //! let mmu = (bitlock.build)(&MmuConfig::new(Gfn(0), 512, 2))?;
 //! let mut vcpu = Vcpu::new();

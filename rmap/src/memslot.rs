@@ -30,7 +30,7 @@ pub const SPTES_PER_PAGE: usize = 1 << LEVEL_SHIFT;
 #[repr(C, align(4096))]
 struct PageTable([Spte; SPTES_PER_PAGE]);
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<PageTable>() == 4096, "one page table is one page");
 
 impl PageTable {

@@ -2,8 +2,8 @@
 //!
 //! Faults, zaps and unmaps hold it for write, as KVM's shadow MMU does. It guards
 //! no data that Rust could see: what it excludes is written down with each scheme.
-//! Which lock it is can be chosen per VM; a new one is a variant here. Under the
-//! model checker there is only loom's own.
+//! Which lock it is can be chosen per VM; a new one is a variant here. Under
+//! the model checkers there is only the checker's own.
 
 use std::sync::PoisonError;
 
@@ -13,16 +13,16 @@ use crate::config::LockKind;
 #[derive(Debug)]
 pub struct MmuLock(Lock);
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 #[derive(Debug)]
 enum Lock {
     ParkingLot(parking_lot::RwLock<()>),
     Std(std::sync::RwLock<()>),
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 #[derive(Debug)]
-struct Lock(loom::sync::RwLock<()>);
+struct Lock(crate::sync::RwLock<()>);
 
 /// mmu_lock held for read; released on drop.
 #[must_use]
@@ -34,26 +34,26 @@ pub struct ReadGuard<'a>(Read<'a>);
 #[expect(dead_code, reason = "the guards are held, never read")]
 pub struct WriteGuard<'a>(Write<'a>);
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 #[expect(dead_code, reason = "the guards are held, never read")]
 enum Read<'a> {
     ParkingLot(parking_lot::RwLockReadGuard<'a, ()>),
     Std(std::sync::RwLockReadGuard<'a, ()>),
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 #[expect(dead_code, reason = "the guards are held, never read")]
 enum Write<'a> {
     ParkingLot(parking_lot::RwLockWriteGuard<'a, ()>),
     Std(std::sync::RwLockWriteGuard<'a, ()>),
 }
 
-#[cfg(loom)]
-type Read<'a> = loom::sync::RwLockReadGuard<'a, ()>;
-#[cfg(loom)]
-type Write<'a> = loom::sync::RwLockWriteGuard<'a, ()>;
+#[cfg(any(loom, shuttle))]
+type Read<'a> = crate::sync::RwLockReadGuard<'a, ()>;
+#[cfg(any(loom, shuttle))]
+type Write<'a> = crate::sync::RwLockWriteGuard<'a, ()>;
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 impl MmuLock {
     /// A lock of the kind asked for, held by nobody.
     #[must_use]
@@ -81,12 +81,12 @@ impl MmuLock {
     }
 }
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 impl MmuLock {
     /// The model's lock, whatever kind is asked for.
     #[must_use]
     pub fn new(_kind: LockKind) -> Self {
-        Self(Lock(loom::sync::RwLock::new(())))
+        Self(Lock(crate::sync::RwLock::new(())))
     }
 
     /// Takes the lock for read.

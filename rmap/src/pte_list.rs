@@ -307,5 +307,5 @@ pub unsafe fn zap_all(
     Ok(len)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;

@@ -8,20 +8,20 @@
 //! spot is not an option: mmu_lock is a spinning lock in the kernel, and its holder
 //! may not sleep.
 //!
-//! Deferring is `crossbeam-epoch`'s business. Under the model checker it is a
+//! Deferring is `crossbeam-epoch`'s business. Under the model checkers it is a
 //! small model of the same promise, in `reclaim/model.rs`, built so that it orders no
 //! more than the promise does and so hides no missing ordering elsewhere.
 
 use std::ptr::NonNull;
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 mod model;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod real;
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub use model::{ReadSide, Reclaim};
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use real::{ReadSide, Reclaim};
 
 use crate::{desc::PteListDesc, sync::Ordering::Relaxed};
@@ -54,7 +54,7 @@ impl Garbage {
         while let Some(desc) = next {
             // SAFETY: from the caller; descriptors in chains come from leaked boxes.
             let desc = unsafe { Box::from_raw(desc.as_ptr()) };
-            desc.life.write();
+            desc.life.retire();
             let more = NonNull::new(desc.more.load(Relaxed));
             next = if whole { more } else { None };
             desc.reset();

@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub mod bitlock;
-#[cfg(any(target_arch = "x86_64", loom))]
+#[cfg(any(target_arch = "x86_64", loom, shuttle))]
 pub mod bitlock_seed;
 pub mod rcu;
 pub mod rwlock_read;
@@ -91,7 +91,7 @@ impl SchemeInfo {
 static SCHEMES: &[SchemeInfo] = &[
     rwlock_write::INFO,
     rwlock_read::INFO,
-    #[cfg(any(target_arch = "x86_64", loom))]
+    #[cfg(any(target_arch = "x86_64", loom, shuttle))]
     bitlock_seed::INFO,
     bitlock::INFO,
     single_skip::INFO,

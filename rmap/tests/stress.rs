@@ -3,7 +3,7 @@
 //! What the model checker explores in small, this does in large and on the real
 //! machine: long chains, every operation of the trait, many rmaps. Only the check of
 //! the whole MMU waits until nothing else runs, as it has to.
-#![cfg(not(loom))]
+#![cfg(not(any(loom, shuttle)))]
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},

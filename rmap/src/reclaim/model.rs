@@ -1,4 +1,4 @@
-//! Reclamation under the model checker.
+//! Reclamation under the model checkers.
 //!
 //! The promise to model: garbage retired at some moment is freed only after every
 //! read side entered before that moment was left; a read side entered later sees
@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::Garbage;
 use crate::{
     desc::{DescCache, PteListDesc},
-    sync::{AtomicU64, Ordering::AcqRel},
+    sync::{AtomicU64, Ordering::AcqRel, yield_now},
 };
 
 /// Frees one MMU's descriptors, now or after the walkers have left.
@@ -37,8 +37,16 @@ pub struct Reclaim {
 struct Books {
     next_reader: u64,
     inside: Vec<u64>,
-    waiting: Vec<(Garbage, Vec<u64>)>,
+    waiting: Vec<Waiting>,
     freed: Vec<Box<PteListDesc>>,
+}
+
+/// One piece of garbage and the read sides it waits for.
+#[derive(Debug)]
+struct Waiting {
+    garbage: Garbage,
+    descs: usize,
+    readers: Vec<u64>,
 }
 
 /// Keeps what was reachable on entry allocated until it is dropped.
@@ -90,7 +98,9 @@ impl Reclaim {
     /// garbage, and nobody frees it a second time. The model checks it.
     pub unsafe fn defer(&self, garbage: Garbage) {
         self.retirements.fetch_add(1, AcqRel);
-        let ready = self.books().retire(garbage);
+        // SAFETY: not freed yet.
+        let descs = unsafe { garbage.descs() };
+        let ready = self.books().retire(garbage, descs);
         self.free(ready);
     }
 
@@ -109,19 +119,14 @@ impl Reclaim {
             {
                 return;
             }
-            loom::thread::yield_now();
+            yield_now();
         }
     }
 
     /// Descriptors deferred and not freed yet.
     #[must_use]
     pub fn deferred_descs(&self) -> usize {
-        // SAFETY: what waits has not been freed.
-        self.books()
-            .waiting
-            .iter()
-            .map(|(garbage, _)| unsafe { garbage.descs() })
-            .sum()
+        self.books().waiting.iter().map(|one| one.descs).sum()
     }
 
     fn free(&self, ready: Vec<Garbage>) {
@@ -161,22 +166,24 @@ impl Books {
         self.next_reader
     }
 
-    fn retire(&mut self, garbage: Garbage) -> Vec<Garbage> {
+    fn retire(&mut self, garbage: Garbage, descs: usize) -> Vec<Garbage> {
         if self.inside.is_empty() {
             return vec![garbage];
         }
-        self.waiting.push((garbage, self.inside.clone()));
+        self.waiting.push(Waiting {
+            garbage,
+            descs,
+            readers: self.inside.clone(),
+        });
         Vec::new()
     }
 
     fn leave(&mut self, reader: u64) -> Vec<Garbage> {
         self.inside.retain(|&other| other != reader);
-        for (_, readers) in &mut self.waiting {
-            readers.retain(|&other| other != reader);
+        for one in &mut self.waiting {
+            one.readers.retain(|&other| other != reader);
         }
-        let ready = self
-            .waiting
-            .extract_if(.., |(_, readers)| readers.is_empty());
-        ready.map(|(garbage, _)| garbage).collect()
+        let ready = self.waiting.extract_if(.., |one| one.readers.is_empty());
+        ready.map(|one| one.garbage).collect()
     }
 }

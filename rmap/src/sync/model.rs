@@ -9,7 +9,12 @@
 //! first: no two loads commute any more and all orders are tried. Relaxed, and on
 //! a variable of its own, it orders nothing: stale values are still read.
 
-use loom::sync::atomic::{self, Ordering};
+use loom::sync::atomic;
+pub use loom::{
+    hint::spin_loop,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::Ordering},
+    thread::yield_now,
+};
 
 /// Wraps one of loom's atomics.
 macro_rules! model_atomic {
@@ -110,3 +115,43 @@ impl AtomicU64 {
         self.value.fetch_add(n, order)
     }
 }
+
+/// Detects accesses that nothing keeps apart.
+#[derive(Debug)]
+pub struct Canary(loom::cell::UnsafeCell<()>);
+
+impl Canary {
+    /// A canary nobody has touched.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(loom::cell::UnsafeCell::new(()))
+    }
+
+    /// Declares that the guarded thing is read here.
+    #[track_caller]
+    pub fn read(&self) {
+        self.0.with(|_| ());
+    }
+
+    /// Declares that the guarded thing is changed here.
+    #[track_caller]
+    pub fn write(&self) {
+        self.0.with_mut(|_| ());
+    }
+
+    /// Declares that the guarded thing is freed here: nobody may read or change it
+    /// from now on.
+    #[track_caller]
+    pub fn retire(&self) {
+        self.write();
+    }
+}
+
+impl Default for Canary {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: the cell holds nothing; sharing it is how the checker sees the accesses.
+unsafe impl Sync for Canary {}

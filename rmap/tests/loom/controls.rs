@@ -1,7 +1,6 @@
 //! Negative controls: schemes with one rule broken, each of which must be caught.
 
 use std::{
-    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -9,14 +8,14 @@ use std::{
 use loom::thread;
 use rmap::{
     Vcpu,
-    head::{HeadWord, RmapHead},
-    reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, Exclusion, Scheme, walk_exclusive},
-    schemes::{bitlock::Bitlock, bitlock_seed, rcu::Rcu, single_recheck},
+    schemes::{bitlock_seed, single_recheck},
     shadow_mmu::ShadowMmu,
 };
 
-use crate::model::{Ager, Build, Mutator, ager_against_page_reuse, explore, mmu_with_chain};
+use crate::{
+    broken::{DropsMany, FreesWithoutWaiting, MutatorSkipsBit},
+    model::{Ager, Build, Mutator, ager_against_page_reuse, explore, mmu_with_chain},
+};
 
 /// Runs a model and returns why it failed; panics if it did not.
 fn must_be_caught(model: impl Fn() + Send + Sync + 'static) -> String {
@@ -46,80 +45,6 @@ fn age_against_remove(build: Build, ager: Ager, len: u32) -> String {
         side.join().expect("the mutator does not panic");
         assert_eq!(mmu.verify(), Ok(()));
     })
-}
-
-/// A bit lock with one of its four parts replaced.
-macro_rules! broken_bitlock {
-    ($name:ident, $doc:literal, { $($part:item)* }, inherit { $($inherited:item)* }) => {
-        #[doc = $doc]
-        enum $name {}
-        // SAFETY: it does not keep its promise; the model keeps freed memory.
-        unsafe impl Scheme for $name {
-            type Guard<'a> = ();
-            fn enter(_: AgerContext<'_>) {}
-            fn was_fast((): &()) -> bool { true }
-            $($part)*
-            $($inherited)*
-        }
-    };
-}
-
-/// The bit lock's walk with another way to unlock.
-fn walk_and_unlock(
-    head: &RmapHead,
-    op: &mut impl AgeOp,
-    unlock: impl FnOnce(HeadWord),
-) -> ControlFlow<()> {
-    let word = head.lock();
-    if word.is_empty() {
-        return ControlFlow::Continue(());
-    }
-    // SAFETY: the model keeps freed memory.
-    let over = unsafe { walk_exclusive(head, word, op) };
-    unlock(word);
-    over
-}
-
-broken_bitlock!(DropsMany, "Its unlock forgets MANY.", {
-    fn walk((): &mut (), head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
-        walk_and_unlock(head, op, |word| head.publish(word.without_many()))
-    }
-}, inherit {
-    fn lock_for_edit(head: &RmapHead) -> HeadWord { Bitlock::lock_for_edit(head) }
-    fn publish(head: &RmapHead, word: HeadWord) { Bitlock::publish(head, word); }
-});
-
-broken_bitlock!(MutatorSkipsBit, "Its mutators do not take the bit.", {
-    fn lock_for_edit(head: &RmapHead) -> HeadWord { head.load().unlocked() }
-}, inherit {
-    fn walk(guard: &mut (), head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
-        Bitlock::walk(guard, head, op)
-    }
-    fn publish(head: &RmapHead, word: HeadWord) { Bitlock::publish(head, word); }
-});
-
-/// It reads chains without a lock and frees descriptors at once.
-enum FreesWithoutWaiting {}
-
-// SAFETY: it does not keep its promise; the model keeps freed memory.
-unsafe impl Scheme for FreesWithoutWaiting {
-    const EXCLUSION: Exclusion = Exclusion::Concurrent;
-    type Guard<'a> = ReadSide<'a>;
-    fn enter(context: AgerContext<'_>) -> ReadSide<'_> {
-        Rcu::enter(context)
-    }
-    fn walk(guard: &mut ReadSide<'_>, head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
-        Rcu::walk(guard, head, op)
-    }
-    fn was_fast(_: &ReadSide<'_>) -> bool {
-        true
-    }
-    fn lock_for_edit(head: &RmapHead) -> HeadWord {
-        Rcu::lock_for_edit(head)
-    }
-    fn publish(head: &RmapHead, word: HeadWord) {
-        Rcu::publish(head, word);
-    }
 }
 
 #[test]

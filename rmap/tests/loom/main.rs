@@ -5,6 +5,8 @@
 //! catches nothing there proves nothing in the other.
 #![cfg(loom)]
 
+#[path = "../broken/mod.rs"]
+mod broken;
 mod controls;
 mod model;
 mod pairs;

@@ -2,7 +2,7 @@
 //!
 //! One thread: what is checked here is that the answers are right. What may happen
 //! at the same time is the model checker's business.
-#![cfg(not(loom))]
+#![cfg(not(any(loom, shuttle)))]
 
 mod oracle;
 
