@@ -76,6 +76,8 @@ unsafe fn walk_descs(
             visit(unsafe { spte.as_ref() })?;
         }
         next = NonNull::new(desc.more.load(Relaxed));
+        // All that was read belonged to a live descriptor.
+        desc.life.read();
     }
     ControlFlow::Continue(())
 }

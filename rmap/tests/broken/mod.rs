@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use rmap::{
     head::{HeadWord, RmapHead},
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, Exclusion, Scheme, walk_exclusive},
+    scheme::{AgeOp, AgerContext, Exclusion, FreePolicy, Scheme, walk_exclusive},
     schemes::{bitlock::Bitlock, rcu::Rcu},
 };
 
@@ -64,6 +64,7 @@ pub(crate) enum FreesWithoutWaiting {}
 
 // SAFETY: it does not keep its promise; the models keep freed memory.
 unsafe impl Scheme for FreesWithoutWaiting {
+    const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
     const EXCLUSION: Exclusion = Exclusion::Concurrent;
     type Guard<'a> = ReadSide<'a>;
     fn enter(context: AgerContext<'_>) -> ReadSide<'_> {

@@ -46,7 +46,7 @@ impl Subject {
     pub(crate) fn of(scheme: &SchemeInfo) -> Self {
         Self {
             build: scheme.build,
-            aliases: ALIASES,
+            aliases: scheme.aliases(ALIASES),
             consistent: scheme.consistent,
             exact: scheme.exact,
         }

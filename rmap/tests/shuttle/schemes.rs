@@ -52,7 +52,7 @@ fn i_chain_i_bit_i_life_i_young_and_i_zap_over_random_histories() {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let failures: Vec<String> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        let done = workers.into_iter().map(|worker| worker.join());
+        let done = workers.into_iter().map(thread::ScopedJoinHandle::join);
         done.flat_map(|failures| failures.expect("a worker reports, it does not panic"))
             .collect()
     });
