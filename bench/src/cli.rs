@@ -25,6 +25,7 @@ use crate::plan::{self, Plan, PlanError, Scale};
 use crate::rng::Rng;
 use crate::runner::{self, Session};
 use crate::signals::Signals;
+use crate::subject;
 use crate::workload::{self, Tools, WORKLOADS, Workload};
 
 /// Longest measuring time that can be asked for, seconds.
@@ -125,9 +126,9 @@ fn list() -> Result<ExitCode> {
             workload.summary()
         ));
     }
-    text.push_str("schemes:\n");
-    for scheme in rmap::schemes() {
-        text.push_str(&format!("  {:<20} {}\n", scheme.name, scheme.summary));
+    text.push_str("schemes, peers and limits:\n");
+    for subject in subject::subjects() {
+        text.push_str(&format!("  {:<20} {}\n", subject.name, subject.summary));
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -245,13 +246,13 @@ impl RunArgs {
     /// The schemes named, or all that keep their promises: a negative control
     /// is measured only when it is named.
     fn schemes(&self) -> Result<Vec<String>, PlanError> {
-        let known: Vec<_> = rmap::schemes().iter().map(|s| s.name).collect();
+        let known: Vec<_> = subject::subjects().map(|s| s.name).collect();
         let named =
             plan::select(&self.schemes, &known).map_err(|name| PlanError::UnknownScheme {
                 name,
                 known: known.join(", "),
             })?;
-        let sound = |name: &&str| rmap::scheme(name).is_some_and(|s| s.sound);
+        let sound = |name: &&str| subject::subject(name).is_some_and(|s| s.sound);
         let kept = named
             .into_iter()
             .filter(|name| !self.schemes.is_empty() || sound(name));

@@ -5,13 +5,14 @@
 //! [`runner`] measures every cell once per round, in a new random order each
 //! round, so that whatever drifts (frequency, neighbours, memory layout) falls
 //! on all of them alike and ratios can be taken within one run. Nothing here
-//! knows one scheme from another: schemes come from `rmap`'s registry and are
-//! only ever a name and a box.
+//! knows one scheme from another: schemes, peers and limits come from one registry
+//! and are only ever a name and a box.
 //!
 //! | module | what is in it |
 //! |---|---|
 //! | [`workload`] | the trait, the registry and the pieces of a cell |
 //! | [`workloads`] | one file per workload |
+//! | [`subject`] | the registry of schemes, [`peers`] and physical [`limits`] |
 //! | [`plan`] | what was asked for: scale, schemes, CPUs, rounds, seed, time |
 //! | [`runner`] | rounds, interleaving, records |
 //! | [`team`] | pinned threads between a start and an end barrier |
@@ -30,12 +31,15 @@ pub mod counters;
 pub mod cpus;
 pub mod disturb;
 pub mod huge_pages;
+pub mod limits;
 pub mod memory;
+pub mod peers;
 pub mod plan;
 pub mod progress;
 pub mod rng;
 pub mod runner;
 pub mod signals;
+pub mod subject;
 pub mod team;
 pub mod workload;
 pub mod workloads;

@@ -56,6 +56,9 @@ pub enum RmapError {
     /// The shadow page was given away.
     #[error("the shadow page of {0} was given away; take it back first")]
     PageGivenAway(Mapping),
+    /// This MMU has no such operation.
+    #[error("this index has no way to {0}; choose one of the lock schemes for it")]
+    NotSupported(&'static str),
     /// A chain operation failed.
     #[error("{mapping}: {source}")]
     PteList {

@@ -19,7 +19,7 @@ use crate::{
     error::RmapError,
     gfn::{Gfn, GfnRange, LEVEL_SHIFT, Level, Mapping},
     head::RmapHead,
-    spte::Spte,
+    spte::{Spte, SpteWord},
 };
 
 /// SPTEs in one shadow page.
@@ -77,6 +77,15 @@ pub struct Memslot {
     levels: [SlotLevel; Level::COUNT],
 }
 
+/// How SPTEs are found by gfn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Index {
+    /// One head per page and level.
+    Rmaps,
+    /// Not by the memslot.
+    None,
+}
+
 /// What a memslot keeps for one level.
 #[derive(Debug)]
 struct SlotLevel {
@@ -95,14 +104,18 @@ struct SlotLevel {
 }
 
 impl SlotLevel {
-    fn new(range: &GfnRange, level: Level, aliases: u32) -> Result<Self, RmapError> {
+    fn new(range: &GfnRange, level: Level, aliases: u32, index: Index) -> Result<Self, RmapError> {
         let first_index = range.start.0 >> level.shift();
         let last_index = (range.end.0 - 1) >> level.shift();
         let first_table = first_index >> LEVEL_SHIFT;
         let tables = ((last_index >> LEVEL_SHIFT) - first_table + 1) as usize;
+        let heads = match index {
+            Index::Rmaps => (last_index - first_index + 1) as usize,
+            Index::None => 0,
+        };
         Ok(Self {
             first_index,
-            heads: try_collect((last_index - first_index + 1) as usize, RmapHead::new)?,
+            heads: try_collect(heads, RmapHead::new)?,
             first_table,
             tables,
             pages: try_collect(tables.saturating_mul(aliases as usize), PageTable::new)?,
@@ -143,9 +156,9 @@ fn try_collect<T>(len: usize, new: fn() -> T) -> Result<Vec<T>, RmapError> {
 
 impl Memslot {
     /// A slot without mappings.
-    fn new(range: GfnRange, aliases: u32) -> Result<Self, RmapError> {
+    fn new(range: GfnRange, aliases: u32, index: Index) -> Result<Self, RmapError> {
         let [size_4k, size_2m, size_1g] =
-            Level::ALL.map(|level| SlotLevel::new(&range, level, aliases));
+            Level::ALL.map(|level| SlotLevel::new(&range, level, aliases, index));
         Ok(Self {
             range,
             aliases,
@@ -273,6 +286,19 @@ impl Memslots {
     /// # Errors
     /// The configuration is contradictory or does not fit into memory.
     pub fn new(config: &MmuConfig) -> Result<Self, RmapError> {
+        Self::with_index(config, Index::Rmaps)
+    }
+
+    /// The configured slots with their shadow pages and without any rmap head, for
+    /// an MMU that finds its SPTEs by other means.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn without_heads(config: &MmuConfig) -> Result<Self, RmapError> {
+        Self::with_index(config, Index::None)
+    }
+
+    fn with_index(config: &MmuConfig, index: Index) -> Result<Self, RmapError> {
         if config.aliases == 0 || config.aliases > MAX_ALIASES {
             return Err(RmapError::NoAliases);
         }
@@ -294,7 +320,7 @@ impl Memslots {
         }
         let slots = ranges
             .into_iter()
-            .map(|range| Memslot::new(range, config.aliases));
+            .map(|range| Memslot::new(range, config.aliases, index));
         Ok(Self(slots.collect::<Result<_, _>>()?))
     }
 
@@ -322,6 +348,34 @@ impl Memslots {
         let slots = self.0.get(first..).unwrap_or(&[]).iter();
         slots.map_while(move |slot| Some((slot, slot.range.intersection(&range)?)))
     }
+
+    /// Makes about `young_permille` of every 1000 present SPTEs of the range young
+    /// and the rest old, chosen by `seed` alone.
+    pub fn set_young_share(&self, range: GfnRange, young_permille: u16, seed: u64) {
+        for (slot, range) in self.overlapping(range) {
+            for (mapping, spte) in Level::ALL
+                .iter()
+                .flat_map(|&level| slot.sptes(range, level))
+            {
+                let young = draw_permille(mapping, seed) < young_permille;
+                let change = if young {
+                    SpteWord::touched
+                } else {
+                    SpteWord::aged
+                };
+                spte.update_present(change);
+            }
+        }
+    }
+}
+
+/// 0 to 999, from the mapping and the seed alone (splitmix64's finish).
+fn draw_permille(mapping: Mapping, seed: u64) -> u16 {
+    let place = mapping.gfn.0 << 16 | u64::from(mapping.alias) << 2 | mapping.level.index() as u64;
+    let mut x = (place ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((x ^ x >> 31) % 1000) as u16
 }
 
 impl<'a> IntoIterator for &'a Memslots {

@@ -336,20 +336,7 @@ impl<S: Scheme> Mmu for ShadowMmu<S> {
 
     fn set_young_share(&self, range: GfnRange, young_permille: u16, seed: u64) {
         let _guard = self.mmu_lock.write();
-        for (slot, range) in self.slots.overlapping(range) {
-            for (mapping, spte) in Level::ALL
-                .iter()
-                .flat_map(|&level| slot.sptes(range, level))
-            {
-                let young = draw_permille(mapping, seed) < young_permille;
-                let change = if young {
-                    SpteWord::touched
-                } else {
-                    SpteWord::aged
-                };
-                spte.update_present(change);
-            }
-        }
+        self.slots.set_young_share(range, young_permille, seed);
     }
 
     fn deferred_descs(&self) -> usize {
@@ -360,15 +347,6 @@ impl<S: Scheme> Mmu for ShadowMmu<S> {
         let _guard = self.mmu_lock.write();
         self.slots.iter().try_for_each(verify::memslot)
     }
-}
-
-/// 0 to 999, from the mapping and the seed alone (splitmix64's finish).
-fn draw_permille(mapping: Mapping, seed: u64) -> u16 {
-    let place = mapping.gfn.0 << 16 | u64::from(mapping.alias) << 2 | mapping.level.index() as u64;
-    let mut x = (place ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ x >> 31) % 1000) as u16
 }
 
 impl<S> Drop for ShadowMmu<S> {

@@ -23,6 +23,7 @@ use rmap::{Access, Gfn, Mmu, MmuConfig, Vcpu};
 use crate::clock::Clock;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
+use crate::subject;
 use crate::team::{self, Member};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::vm;
@@ -119,7 +120,7 @@ impl Workload for Accuracy {
             }
             for &churn in grid.churns {
                 for &young_share in grid.young_shares {
-                    for scheme in &plan.schemes {
+                    for scheme in &subject::lock_schemes(&plan.schemes) {
                         let cell = AccuracyCell::new(plan, scheme, mix, churn, young_share)?;
                         cells.extend(cell.map(|cell| (family as u32, cell)));
                     }

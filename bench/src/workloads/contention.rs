@@ -27,6 +27,7 @@ use crate::counters;
 use crate::cpus::{CpuError, CpuList};
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
+use crate::subject::{self, Subject};
 use crate::team::{self, Member};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::vm::{self, Vm};
@@ -98,16 +99,17 @@ impl Workload for Contention {
     fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
         let mut cells = Vec::new();
         for chain_len in plan.keep_chains(self.name(), chains(plan.scale))? {
-            for scheme in &plan.schemes {
+            let able = |s: &Subject| s.concurrent && chain_len <= s.max_aliases;
+            for scheme in &subject::keep(&plan.schemes, able) {
                 let vm = Rc::new(RefCell::new(None));
                 for crew in Crew::all(plan.cpus.as_slice().len()) {
-                    cells.push((scheme, chain_len, crew, Rc::clone(&vm)));
+                    cells.push((scheme.clone(), chain_len, crew, Rc::clone(&vm)));
                 }
             }
         }
         let slice = plan.slice(cells.len(), MOST_PER_ROUND);
-        let cell = |(scheme, chain_len, crew, vm): (&String, _, _, _)| {
-            ContentionCell::new(plan, slice, scheme, chain_len, crew, vm)
+        let cell = |(scheme, chain_len, crew, vm): (String, _, _, _)| {
+            ContentionCell::new(plan, slice, &scheme, chain_len, crew, vm)
                 .map(ContentionCell::into_cell)
         };
         cells.into_iter().map(cell).collect()

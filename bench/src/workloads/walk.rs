@@ -25,6 +25,7 @@ use report::schema::{Cache, Op, Params};
 
 use crate::disturb::ThreadWatch;
 use crate::plan::{Plan, Scale};
+use crate::subject::{self, Subject};
 use crate::workload::{Cell, Measure, Measured, Tools, Workload};
 use crate::workloads::ground::{Ground, SEGMENTS, Track};
 use crate::workloads::passes::{Passes, Timing};
@@ -130,7 +131,8 @@ impl Workload for Walk {
         let mut family = 0;
         for grid in grids {
             for chain_len in plan.chains_of(grid.chains) {
-                for scheme in &plan.schemes {
+                let able = |s: &Subject| chain_len <= s.max_aliases;
+                for scheme in &subject::keep(&plan.schemes, able) {
                     add_cells(&mut cells, plan, scheme, grid, chain_len, family);
                 }
                 family += 1;

@@ -8,7 +8,9 @@ use crate::plan::tests::plan;
 
 fn small_plan(chains: &[u32]) -> Plan {
     let mut plan = plan();
-    plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
+    plan.schemes = crate::subject::subjects()
+        .map(|s| s.name.to_owned())
+        .collect();
     plan.chain_lengths = Some(chains.to_vec());
     plan.budget = Duration::from_millis(50);
     plan

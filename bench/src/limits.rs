@@ -1,0 +1,275 @@
+//! Physical limits: what the same loads cost with nothing around them.
+//!
+//! A limit answers the aging calls like a scheme, so that it is a row of the same
+//! table, and does nothing else: one flat array of words, one word per gfn of the
+//! only memslot, and shadow pages as everywhere. No memslot lookup, no levels, no
+//! operations table of its own. Mutators are not synchronised with agers, so a
+//! limit belongs in workloads without mutators
+//! ([`Subject::concurrent`](crate::subject::Subject) is false). Memory stays sound
+//! whatever is done: nothing is freed before the limit is dropped.
+
+use std::marker::PhantomData;
+use std::ops::ControlFlow;
+use std::ptr::NonNull;
+use std::sync::atomic::{
+    AtomicPtr,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use parking_lot::Mutex;
+use rmap::desc::{DescCache, PteListDesc};
+use rmap::head::{Chain, HeadWord};
+use rmap::memslot::Memslots;
+use rmap::pte_list;
+use rmap::reclaim::Garbage;
+use rmap::spte::{Spte, SpteWord};
+use rmap::{
+    Access, AccessedBits, Aging, FaultOutcome, Gfn, GfnRange, GivenPage, Level, Mapping, Mmu,
+    MmuConfig, RmapError, Vcpu, Violation, Zapped,
+};
+
+/// The word points to a descriptor.
+const MANY: usize = 1;
+/// Set and cleared again by [`Cmpxchg`].
+const HELD: usize = 2;
+
+/// What a limit does around the loads of one word.
+pub trait Around: Send + Sync + 'static {
+    /// Reads the word, gives it to `walk`, and undoes what it did to it.
+    fn visit(
+        word: &AtomicPtr<()>,
+        walk: impl FnOnce(*mut ()) -> ControlFlow<()>,
+    ) -> ControlFlow<()>;
+}
+
+/// Nothing: head, SPTE; head, descriptor, SPTEs.
+#[derive(Debug)]
+pub enum Loads {}
+
+impl Around for Loads {
+    #[inline(always)]
+    fn visit(
+        word: &AtomicPtr<()>,
+        walk: impl FnOnce(*mut ()) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        walk(word.load(Relaxed))
+    }
+}
+
+/// One compare-exchange that nobody contends for, and one store with release.
+#[derive(Debug)]
+pub enum Cmpxchg {}
+
+impl Around for Cmpxchg {
+    #[inline(always)]
+    fn visit(
+        word: &AtomicPtr<()>,
+        walk: impl FnOnce(*mut ()) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let seen = word.load(Relaxed);
+        if seen.is_null() {
+            return ControlFlow::Continue(());
+        }
+        let held = seen.map_addr(|addr| addr | HELD);
+        let _always = word.compare_exchange(seen, held, Acquire, Relaxed);
+        let over = walk(seen);
+        word.store(seen, Release);
+        over
+    }
+}
+
+/// One flat array of words with shadow pages behind it.
+#[derive(Debug)]
+pub struct LimitMmu<A> {
+    base: Gfn,
+    words: Box<[AtomicPtr<()>]>,
+    slots: Memslots,
+    accessed: AccessedBits,
+    cache: Mutex<DescCache>,
+    around: PhantomData<A>,
+}
+
+impl<A: Around> LimitMmu<A> {
+    /// Builds the limit, as the registry of subjects wants it.
+    ///
+    /// # Errors
+    /// More than one memslot, or no memory for it.
+    pub fn boxed(config: &MmuConfig) -> Result<Box<dyn Mmu>, RmapError> {
+        let [slot] = config.memslots.as_slice() else {
+            return Err(RmapError::NotSupported("hold more than one memslot"));
+        };
+        let slots = Memslots::without_heads(config)?;
+        let words = (0..slot.npages).map(|_| AtomicPtr::default()).collect();
+        Ok(Box::new(Self {
+            base: slot.base_gfn,
+            words,
+            slots,
+            accessed: config.accessed,
+            cache: Mutex::new(DescCache::new()),
+            around: PhantomData,
+        }))
+    }
+
+    #[inline(always)]
+    fn words(&self, range: GfnRange) -> &[AtomicPtr<()>] {
+        let first = range.start.0.saturating_sub(self.base.0) as usize;
+        let end = range.end.0.saturating_sub(self.base.0) as usize;
+        self.words
+            .get(first..end.min(self.words.len()))
+            .unwrap_or(&[])
+    }
+
+    #[inline(always)]
+    fn walk(&self, range: GfnRange, mut visit: impl FnMut(&Spte) -> ControlFlow<()>) {
+        let _over = self.words(range).iter().try_for_each(|word| {
+            // SAFETY: I-life: descriptors and shadow pages live as long as the limit.
+            A::visit(word, |word| unsafe {
+                pte_list::walk(decode(word), &mut visit)
+            })
+        });
+    }
+}
+
+/// The word as rmap's functions read it.
+#[inline(always)]
+fn decode(word: *mut ()) -> HeadWord {
+    let many = word.addr() & MANY != 0;
+    match NonNull::new(word.map_addr(|addr| addr & !(MANY | HELD))) {
+        None => HeadWord::EMPTY,
+        Some(desc) if many => HeadWord::many(desc.cast::<PteListDesc>()),
+        Some(spte) => HeadWord::one(spte.cast::<Spte>()),
+    }
+}
+
+fn encode(word: HeadWord) -> *mut () {
+    match word.chain() {
+        Chain::Empty => std::ptr::null_mut(),
+        Chain::One(spte) => spte.as_ptr().cast(),
+        Chain::Many(desc) => desc.as_ptr().cast::<()>().map_addr(|addr| addr | MANY),
+    }
+}
+
+impl<A: Around> Mmu for LimitMmu<A> {
+    fn fault(
+        &self,
+        _: &mut Vcpu,
+        mapping: Mapping,
+        access: Access,
+    ) -> Result<FaultOutcome, RmapError> {
+        if mapping.level != Level::Size4K {
+            return Err(RmapError::NotSupported("map huge pages"));
+        }
+        let spte = self.slots.slot(mapping.gfn)?.spte(mapping)?;
+        let [word] = self.words(GfnRange::single(mapping.gfn)) else {
+            return Err(RmapError::NoMemslot(mapping.gfn));
+        };
+        let mut cache = self.cache.lock();
+        // SAFETY: I-life: shadow pages live as long as the limit.
+        let entry = unsafe { spte.as_ref() };
+        if entry.update_present(SpteWord::touched).is_some() {
+            return Ok(FaultOutcome::Spurious);
+        }
+        cache.top_up();
+        // SAFETY: I-life: descriptors live as long as the limit, the SPTE was
+        // zapped, and the cache's mutex makes this the only mutator.
+        let added = unsafe { pte_list::add_absent(decode(word.load(Relaxed)), spte, &mut cache) };
+        let (new, chain_len) = added.map_err(|source| RmapError::PteList { mapping, source })?;
+        entry.install(SpteWord::young(mapping.gfn, access, self.accessed));
+        word.store(encode(new), Release);
+        Ok(FaultOutcome::Installed { chain_len })
+    }
+
+    fn zap(&self, _: &mut Vcpu, _: Mapping) -> Result<Zapped, RmapError> {
+        Err(RmapError::NotSupported("zap"))
+    }
+
+    fn unmap_range(&self, _: &mut Vcpu, _: GfnRange) -> Result<u64, RmapError> {
+        Err(RmapError::NotSupported("unmap a range"))
+    }
+
+    fn age(&self, range: GfnRange) -> Aging {
+        let mut young = false;
+        self.walk(range, |spte| {
+            young |= spte.clear_young();
+            ControlFlow::Continue(())
+        });
+        Aging { young, fast: true }
+    }
+
+    fn test_age(&self, range: GfnRange) -> Aging {
+        let mut young = false;
+        self.walk(range, |spte| {
+            if !spte.load().is_young() {
+                return ControlFlow::Continue(());
+            }
+            young = true;
+            ControlFlow::Break(())
+        });
+        Aging { young, fast: true }
+    }
+
+    fn touch(&self, mapping: Mapping) -> bool {
+        let Ok(spte) = self.slots.slot(mapping.gfn).and_then(|s| s.spte(mapping)) else {
+            return false;
+        };
+        // SAFETY: I-life: shadow pages live as long as the limit.
+        let spte = unsafe { spte.as_ref() };
+        spte.update_present(SpteWord::touched).is_some()
+    }
+
+    fn write_protect(&self, range: GfnRange) -> u64 {
+        let mut writable = 0;
+        self.walk(range, |spte| {
+            let old = spte.update_present(SpteWord::write_protected);
+            writable += u64::from(old.is_some_and(SpteWord::is_writable));
+            ControlFlow::Continue(())
+        });
+        writable
+    }
+
+    fn zap_collapsible(&self, _: &mut Vcpu, _: GfnRange) -> Result<u64, RmapError> {
+        Err(RmapError::NotSupported("zap what a huge page could map"))
+    }
+
+    fn give_page_away(&self, _: &mut Vcpu, _: Mapping) -> Result<GivenPage, RmapError> {
+        Err(RmapError::NotSupported("free a shadow page"))
+    }
+
+    fn take_page_back(&self, _: GivenPage) -> usize {
+        0
+    }
+
+    fn chain_len(&self, gfn: Gfn, level: Level) -> Result<u32, RmapError> {
+        let [word] = self.words(GfnRange::single(gfn)) else {
+            return Err(RmapError::NoMemslot(gfn));
+        };
+        if level != Level::Size4K {
+            return Ok(0);
+        }
+        // SAFETY: I-life: descriptors live as long as the limit.
+        Ok(unsafe { pte_list::count(decode(word.load(Acquire))) })
+    }
+
+    fn set_young_share(&self, range: GfnRange, young_permille: u16, seed: u64) {
+        self.slots.set_young_share(range, young_permille, seed);
+    }
+
+    fn deferred_descs(&self) -> usize {
+        0
+    }
+
+    fn verify(&self) -> Result<(), Violation> {
+        Ok(())
+    }
+}
+
+impl<A> Drop for LimitMmu<A> {
+    fn drop(&mut self) {
+        for word in &mut self.words {
+            if let Chain::Many(first) = decode(*word.get_mut()).chain() {
+                // SAFETY: I-life: nobody else has the limit any more.
+                unsafe { Garbage::Chain(first).take_apart(drop) };
+            }
+        }
+    }
+}
