@@ -145,9 +145,12 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         .output
         .clone()
         .unwrap_or_else(|| host::default_output(ResultKind::Bench));
-    let writer = ResultWriter::create(&path, args.context(plan.seed))?;
+    let mut context = args.context(plan.seed);
+    let counters = CounterSet::open();
+    context.missing_counters = counters.missing();
+    let writer = ResultWriter::create(&path, context)?;
     announce(&plan);
-    let ended = measure(&plan, &workloads, &signals, writer)?;
+    let ended = measure(&plan, &workloads, &signals, counters, writer)?;
     let file =
         ResultFile::read(&ended.path).context("the result file just written does not read back")?;
     print(&args.render(&file)?)?;
@@ -171,6 +174,7 @@ fn measure(
     plan: &Plan,
     workloads: &[&dyn Workload],
     signals: &Signals,
+    counters: CounterSet,
     mut writer: ResultWriter,
 ) -> Result<Ended> {
     let mut session = Session {
@@ -178,9 +182,7 @@ fn measure(
         stop: signals.stop(),
         watch: RunWatch::start(plan.cpus.as_slice()),
         rng: Rng::new(plan.seed),
-        tools: Tools {
-            counters: CounterSet::open(),
-        },
+        tools: Tools { counters },
     };
     let mut written = 0;
     let mut reason = None;

@@ -10,6 +10,7 @@
 //! Invariant: a counter that cannot be read is [`Observed::Missing`] with the
 //! reason, never 0, and the list of names is the same on every machine.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use perf_event::events::{Cache, CacheOp, CacheResult, Event, Hardware, Software, WhichCache};
@@ -18,6 +19,9 @@ use report::Observed;
 
 /// Name of the pseudo-counter: share of the time the hardware groups ran.
 const RUNNING_SHARE: &str = "pmu-running-share";
+
+/// Why that share is missing where there is no hardware counter.
+const NO_HARDWARE: &str = "no hardware counter ran on this machine";
 
 /// Empty stretches from which the cost of starting and stopping is learnt.
 const IDLE_STRETCHES: u32 = 16;
@@ -148,6 +152,25 @@ impl CounterSet {
         set
     }
 
+    /// The counters this machine does not have, and why.
+    #[must_use]
+    pub fn missing(&self) -> BTreeMap<String, String> {
+        let reason = |member: &Member| member.opened.as_ref().err().cloned();
+        let mut missing: BTreeMap<_, _> = self
+            .members
+            .iter()
+            .filter_map(|m| Some((m.spec.name.to_owned(), reason(m)?)))
+            .collect();
+        if self
+            .members
+            .iter()
+            .all(|m| m.spec.software || m.opened.is_err())
+        {
+            missing.insert(RUNNING_SHARE.to_owned(), NO_HARDWARE.to_owned());
+        }
+        missing
+    }
+
     fn measure_idle(&mut self) -> Vec<f64> {
         self.clear();
         for _ in 0..IDLE_STRETCHES {
@@ -237,10 +260,9 @@ impl CounterSet {
             let counts = totals.get(*index)?.as_ref().ok()?;
             share(counts)
         });
-        shares.reduce(f64::min).map_or_else(
-            || Observed::missing("no hardware counter ran on this machine"),
-            Observed::Value,
-        )
+        shares
+            .reduce(f64::min)
+            .map_or_else(|| Observed::missing(NO_HARDWARE), Observed::Value)
     }
 }
 
@@ -314,6 +336,21 @@ mod tests {
         match value(&set.per_operation(1), "instructions") {
             Observed::Value(count) => assert!(count > 1e6, "{count}"),
             Observed::Missing(reason) => assert!(!reason.is_empty()),
+        }
+    }
+
+    #[test]
+    fn what_is_missing_from_the_start_is_what_every_reading_lacks() {
+        let mut set = CounterSet::open();
+        let missing = set.missing();
+        set.start();
+        std::hint::black_box(burn());
+        set.stop();
+        for (name, reading) in set.per_operation(1) {
+            match missing.get(name) {
+                Some(reason) => assert_eq!(reading.reason(), Some(reason.as_str()), "{name}"),
+                None => assert!(reading.value().is_some(), "{name}: {reading:?}"),
+            }
         }
     }
 

@@ -23,6 +23,10 @@ use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::workload::{Cell, Measured, Reading, Tools, Workload};
 
+/// Counters that the whole run lacks, and why. They are stated once, in the
+/// context, and left out of the records.
+type Missing = BTreeMap<String, String>;
+
 /// What a workload gave.
 pub struct Outcome {
     /// One record per cell, operation and metric, in the order of the cells.
@@ -60,13 +64,14 @@ impl Session<'_> {
         let batches = batches(workload, self.plan, memory::usable_bytes())?;
         let cells = batches.iter().map(Vec::len).sum();
         let mut progress = Progress::start(name, cells, self.plan.rounds);
+        let missing = self.tools.counters.missing();
         let (mut records, mut first, mut complete) = (Vec::new(), 0, true);
         for cells in batches {
             let mut batch = Batch::new(cells, first);
             first += batch.cells.len();
             complete =
                 self.prepare(&mut batch, &progress)? && self.rounds(&mut batch, &mut progress)?;
-            records.extend(batch.records(name));
+            records.extend(batch.records(name, &missing));
             if !complete {
                 break;
             }
@@ -172,10 +177,10 @@ impl Batch {
         }
     }
 
-    fn records(self, workload: &str) -> Vec<BenchRecord> {
+    fn records(self, workload: &str, missing: &Missing) -> Vec<BenchRecord> {
         let cells = self.cells.into_iter().zip(self.tallies);
         cells
-            .flat_map(|(cell, tally)| tally.records(workload, &cell))
+            .flat_map(|(cell, tally)| tally.records(workload, &cell, missing))
             .collect()
     }
 }
@@ -215,7 +220,7 @@ impl Tally {
         }
     }
 
-    fn records(self, workload: &str, cell: &Cell) -> Vec<BenchRecord> {
+    fn records(self, workload: &str, cell: &Cell, missing: &Missing) -> Vec<BenchRecord> {
         let spoiled = disturb::verdict(self.disturbed, self.rounds);
         let record = |series: Series| BenchRecord {
             workload: workload.to_owned(),
@@ -234,6 +239,10 @@ impl Tally {
                 .counters
                 .into_iter()
                 .map(|(name, rounds)| (name.to_owned(), median(rounds)))
+                .filter(|(name, count)| {
+                    count.reason().is_none()
+                        || count.reason() != missing.get(name).map(String::as_str)
+                })
                 .collect(),
             spoiled: spoiled.clone(),
         };

@@ -78,7 +78,10 @@ fn a_tiny_walk_reads_back_complete_and_prints_its_tables() {
                 .is_some_and(|s| s.median > 0.0 && s.ci95_low.is_some())
         );
         assert!(cell.params.working_set_bytes.is_some_and(|b| b > 0));
-        assert!(!cell.counters.is_empty());
+        let counted = |name: &str| {
+            cell.counters.contains_key(name) != file.context.missing_counters.contains_key(name)
+        };
+        assert!(bench::counters::names().all(counted), "{:?}", cell.counters);
     }
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(table.contains("walk: age, ns per callback"), "{table}");

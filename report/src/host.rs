@@ -28,6 +28,7 @@ pub fn context(kind: ResultKind) -> Context {
         tool: tool(),
         command: command_line(),
         host: Probe::new(Path::new("/")).host(),
+        missing_counters: BTreeMap::new(),
     }
 }
 

@@ -20,6 +20,10 @@ pub enum Op {
     Zap,
     /// Zapping every SPTE of a range.
     UnmapRange,
+    /// A vCPU fault that finds its SPTE installed: mmu_lock and no rmap.
+    SpuriousFault,
+    /// Keeping a VM mapped; nothing is timed.
+    Map,
 }
 
 impl std::fmt::Display for Op {
@@ -30,6 +34,8 @@ impl std::fmt::Display for Op {
             Self::Fault => "fault",
             Self::Zap => "zap",
             Self::UnmapRange => "unmap_range",
+            Self::SpuriousFault => "spurious_fault",
+            Self::Map => "map",
         })
     }
 }
@@ -97,6 +103,32 @@ pub struct Params {
     /// How the agers run: `none` (the control), `back_to_back`, `periodic`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aging: Option<String>,
+    /// Start of one periodic aging sweep to the start of the next, nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aging_interval_ns: Option<u64>,
+    /// When a vCPU begins its next operation: `paced` (at a time fixed
+    /// beforehand) or `closed_loop` (when the last one is done).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<String>,
+    /// Which pages several agers go over: `same` or `disjoint`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<String>,
+    /// Share of rmap heads that hold nothing, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub empty_share: Option<f64>,
+    /// Whom the timed thread meets: `same_rmap` or `other_rmap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meets: Option<String>,
+    /// Memory of the modelled VM, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm_bytes: Option<u64>,
+    /// NUMA nodes that hold the measuring program's memory, most of it first;
+    /// absent where the kernel does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numa_nodes: Option<Vec<u32>>,
+    /// How the CPUs were put in order: `listed`, `compact`, `scatter`, `smt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
     /// CPUs the threads were pinned to, in thread order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Vec<u32>>,

@@ -25,7 +25,7 @@ impl SchemaVersion {
     /// The major version this crate reads and writes.
     pub const MAJOR: u32 = 1;
     /// The minor version this crate writes.
-    pub const MINOR: u32 = 0;
+    pub const MINOR: u32 = 1;
 
     /// The version this crate writes.
     pub fn current() -> Self {
@@ -71,6 +71,10 @@ pub struct Context {
     pub command: Vec<String>,
     /// The host.
     pub host: Host,
+    /// Counters that this run could not read at all, and why. Its records leave
+    /// them out; a counter missing from one record alone is named there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub missing_counters: BTreeMap<String, String>,
 }
 
 /// The program that wrote a file.
