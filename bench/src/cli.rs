@@ -20,16 +20,22 @@ use crate::clock::Clock;
 use crate::counters::CounterSet;
 use crate::cpus::{CpuError, CpuList, pin_current_thread};
 use crate::disturb::RunWatch;
-use crate::memory::{self, Caches};
+use crate::memory::{self, Caches, TooLarge};
 use crate::plan::{self, Plan, PlanError, Scale};
 use crate::rng::Rng;
 use crate::runner::{self, Session};
 use crate::signals::Signals;
 use crate::subject;
+use crate::thread_counts::ThreadCounts;
+use crate::topology::Placement;
 use crate::workload::{self, Tools, WORKLOADS, Workload};
 
 /// Longest measuring time that can be asked for, seconds.
 const LONGEST_RUN_S: u64 = 86_400;
+/// Largest VM that can be asked for.
+const LARGEST_VM_GIB: f64 = 4096.0;
+/// 4 KiB pages.
+const PAGES_PER_GIB: f64 = 262_144.0;
 
 /// Benchmarks of KVM's reverse map under competing lock schemes.
 #[derive(Debug, Parser)]
@@ -62,6 +68,17 @@ struct RunArgs {
     /// CPUs to pin threads to, such as 0-3 or 0,2; all usable ones if not given.
     #[arg(long, value_name = "LIST")]
     cpus: Option<CpuList>,
+    /// In which order threads take the CPUs.
+    #[arg(long, value_enum, default_value_t = Placement::Listed, value_name = "HOW")]
+    placement: Placement,
+    /// Thread counts of workloads that scale, such as 1..all or 1,2,8; if not
+    /// given, 1, 2, 4, … and all CPUs.
+    #[arg(long, value_name = "COUNTS")]
+    threads: Option<ThreadCounts>,
+    /// Memory of the VM that `pass` ages, GiB; 0.25 with --quick and 1 without if
+    /// not given.
+    #[arg(long, value_name = "GIB")]
+    vm_gib: Option<f64>,
     /// Interleaved rounds; 6 with --quick and 10 without if not given.
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
@@ -95,7 +112,7 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let badly_asked = error
             .chain()
-            .any(|e| e.is::<PlanError>() || e.is::<CpuError>());
+            .any(|e| e.is::<PlanError>() || e.is::<CpuError>() || e.is::<TooLarge>());
         Self {
             error,
             code: if badly_asked { 2 } else { 1 },
@@ -136,7 +153,7 @@ fn list() -> Result<ExitCode> {
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
     let workloads = args.workloads()?;
-    let plan = args.plan(workloads.len())?;
+    let plan = args.plan(workloads.iter().map(|w| w.weight()).sum())?;
     for workload in &workloads {
         runner::batches(*workload, &plan, memory::usable_bytes())?;
     }
@@ -183,11 +200,15 @@ fn measure(
         watch: RunWatch::start(plan.cpus.as_slice()),
         rng: Rng::new(plan.seed),
         tools: Tools { counters },
+        later: workloads.iter().map(|w| plan.time_for(w.weight())).sum(),
     };
     let mut written = 0;
     let mut reason = None;
     let mut failure = None;
     for workload in workloads {
+        session.later = session
+            .later
+            .saturating_sub(plan.time_for(workload.weight()));
         match session.run(*workload) {
             Ok(outcome) => {
                 written += outcome.records.len();
@@ -219,9 +240,10 @@ fn measure(
 /// Says on stderr what will be measured, with all that is needed to repeat it.
 fn announce(plan: &Plan) {
     report::say!(
-        "schemes: {}; CPUs {}; {} rounds; seed {}; LLC {} KiB; clock: {}, {:.1} ns a reading",
+        "schemes: {}; CPUs {} ({}); {} rounds; seed {}; LLC {} KiB; clock: {}, {:.1} ns a reading",
         plan.schemes.join(", "),
         plan.cpus,
+        plan.placement,
         plan.rounds,
         plan.seed,
         plan.caches.llc_bytes >> 10,
@@ -263,7 +285,7 @@ impl RunArgs {
 
     /// Checks everything and pins the calling thread, so that the clock is
     /// calibrated and memory touched where it will be measured.
-    fn plan(&self, workloads: usize) -> Result<Plan> {
+    fn plan(&self, total_weight: u32) -> Result<Plan> {
         let schemes = self.schemes()?;
         plan::check_chains(self.chain_lengths.as_deref().unwrap_or_default())?;
         let scale = if self.quick {
@@ -279,6 +301,12 @@ impl RunArgs {
             Some(cpus) => cpus.clone().check()?,
             None => CpuList::usable()?,
         };
+        let cpus = self.placement.order(&cpus)?;
+        let threads = match &self.threads {
+            Some(counts) => counts.resolve(&cpus)?,
+            None => ThreadCounts::doubling(&cpus),
+        };
+        let vm_pages = self.vm_pages(scale)?;
         pin_current_thread(cpus.leader())?;
         Ok(Plan {
             scale,
@@ -286,11 +314,25 @@ impl RunArgs {
             chain_lengths: self.chain_lengths.clone(),
             rounds,
             seed: self.seed.unwrap_or_else(Rng::fresh_seed),
-            budget: self.budget(scale)? / workloads as u32,
+            budget: self.budget(scale)?,
+            total_weight,
+            placement: self.placement,
+            threads,
+            vm_pages,
             caches: Caches::of_cpu(cpus.leader()),
             clock: Clock::calibrate(),
             cpus,
         })
+    }
+
+    /// Pages of the VM asked for.
+    fn vm_pages(&self, scale: Scale) -> Result<u64, PlanError> {
+        let gib = self.vm_gib.unwrap_or(scale.vm_gib());
+        let pages = (gib * PAGES_PER_GIB).round();
+        if !(1.0..=LARGEST_VM_GIB * PAGES_PER_GIB).contains(&pages) {
+            return Err(PlanError::NoVm);
+        }
+        Ok(pages as u64)
     }
 
     fn budget(&self, scale: Scale) -> Result<Duration, PlanError> {

@@ -60,6 +60,11 @@ pub enum CpuError {
         /// The list.
         cpus: String,
     },
+    /// No two CPUs of the list share a core.
+    #[error(
+        "--placement smt needs two hardware threads of one core, and the CPUs {0} have none: choose other CPUs or another placement"
+    )]
+    NoSiblings(String),
     /// The kernel did not answer.
     #[error("could not {what}: {reason}")]
     System {

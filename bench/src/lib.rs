@@ -20,7 +20,10 @@
 //! | [`counters`] | perf events, or the reason why not |
 //! | [`disturb`] | who else used our CPUs |
 //! | [`cpus`] | CPU lists and pinning |
+//! | [`topology`] | where CPUs lie; placements |
+//! | [`thread_counts`] | how many threads scaling workloads use |
 //! | [`memory`] | cache sizes, and what working sets fit |
+//! | [`heap`] | counting what is allocated |
 //! | [`progress`] | remaining time |
 //! | [`signals`] | Ctrl-C |
 //! | [`cli`] | the command line |
@@ -30,6 +33,7 @@ pub mod clock;
 pub mod counters;
 pub mod cpus;
 pub mod disturb;
+pub mod heap;
 pub mod huge_pages;
 pub mod limits;
 pub mod memory;
@@ -41,5 +45,7 @@ pub mod runner;
 pub mod signals;
 pub mod subject;
 pub mod team;
+pub mod thread_counts;
+pub mod topology;
 pub mod workload;
 pub mod workloads;

@@ -3,6 +3,7 @@
 //! Sizes come from sysfs, for the CPU that measures; where sysfs is silent the
 //! sizes assumed are stated, because a working set has to have some size.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use thiserror::Error;
@@ -13,6 +14,9 @@ const ASSUMED_L2_BYTES: u64 = 256 << 10;
 const ASSUMED_LLC_BYTES: u64 = 64 << 20;
 /// Share of the free memory that working sets may take.
 const USABLE_SHARE: f64 = 0.5;
+
+/// Bytes.
+const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Sizes of the caches a measuring CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,14 +70,17 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A run that does not fit into memory.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq)]
 #[error(
-    "working sets of {workload} that are compared with each other need {needed_mib} MiB, but only {usable_mib} MiB may be used (half of what is free): choose fewer --schemes or --chain-lengths"
+    "working sets of {workload} that are compared with each other need {needed_mib} MiB, but only {usable_mib} MiB may be used (half of what is free): choose fewer --schemes or --chain-lengths{}",
+    .fitting_vm_gib.map_or_else(String::new, |gib| format!(", or a VM of at most {gib:.2} GiB with --vm-gib"))
 )]
 pub struct TooLarge {
     workload: String,
     needed_mib: u64,
     usable_mib: u64,
+    /// The VM that would fit, where a VM's size was asked for.
+    fitting_vm_gib: Option<f64>,
 }
 
 /// Memory that working sets may take: half of what is free now; no limit
@@ -84,11 +91,16 @@ pub fn usable_bytes() -> u64 {
     available_bytes(&info).map_or(u64::MAX, |bytes| (bytes as f64 * USABLE_SHARE) as u64)
 }
 
-/// Checks that a working set fits.
+/// Checks that a working set fits, perhaps one of a VM of this size.
 ///
 /// # Errors
 /// When it does not.
-pub fn check_fits(workload: &str, needed: u64, usable: u64) -> Result<(), TooLarge> {
+pub fn check_fits(
+    workload: &str,
+    needed: u64,
+    usable: u64,
+    vm_bytes: Option<u64>,
+) -> Result<(), TooLarge> {
     if needed <= usable {
         return Ok(());
     }
@@ -96,7 +108,36 @@ pub fn check_fits(workload: &str, needed: u64, usable: u64) -> Result<(), TooLar
         workload: workload.to_owned(),
         needed_mib: needed.div_ceil(1 << 20),
         usable_mib: usable >> 20,
+        // Rounded down to what is printed.
+        fitting_vm_gib: vm_bytes.map(|bytes| {
+            let gib = bytes as f64 / GIB * (usable as f64 / needed as f64);
+            (gib * 100.0).floor() / 100.0
+        }),
     })
+}
+
+/// The NUMA nodes that hold this process's anonymous memory, most of it first;
+/// `None` where the kernel does not tell.
+#[must_use]
+pub fn nodes() -> Option<Vec<u32>> {
+    nodes_in(&std::fs::read_to_string("/proc/self/numa_maps").ok()?)
+}
+
+fn nodes_in(maps: &str) -> Option<Vec<u32>> {
+    let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
+    for line in maps.lines().filter(|line| line.contains(" anon=")) {
+        for word in line.split_whitespace() {
+            let node = word.strip_prefix('N').and_then(|w| w.split_once('='));
+            let Some((node, count)) = node else { continue };
+            let (Ok(node), Ok(count)) = (node.parse(), count.parse::<u64>()) else {
+                continue;
+            };
+            *pages.entry(node).or_default() += count;
+        }
+    }
+    let mut nodes: Vec<(u32, u64)> = pages.into_iter().collect();
+    nodes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    (!nodes.is_empty()).then(|| nodes.into_iter().map(|(node, _)| node).collect())
 }
 
 fn available_bytes(meminfo: &str) -> Option<u64> {
@@ -146,9 +187,21 @@ mod tests {
 
     #[test]
     fn a_set_that_does_not_fit_is_refused_with_what_does() {
-        assert_eq!(check_fits("walk", 512 << 20, 512 << 20), Ok(()));
-        let error = check_fits("walk", (512 << 20) + 1, 512 << 20).unwrap_err();
+        assert_eq!(check_fits("walk", 512 << 20, 512 << 20, None), Ok(()));
+        let error = check_fits("walk", (512 << 20) + 1, 512 << 20, None).unwrap_err();
         assert_eq!((error.needed_mib, error.usable_mib), (513, 512));
+        assert!(!error.to_string().contains("--vm-gib"));
+        let error = check_fits("pass", 1 << 30, 512 << 20, Some(8 << 30)).unwrap_err();
+        assert!(error.to_string().contains("at most 4.00 GiB"), "{error}");
+    }
+
+    #[test]
+    fn nodes_are_told_by_the_pages_they_hold() {
+        let maps = "55 default file=/bin/x mapped=9 N0=9\n\
+                    7f default heap anon=5 dirty=5 N0=2 N1=3 kernelpagesize_kB=4\n\
+                    80 default anon=8 N1=8 kernelpagesize_kB=4\n";
+        assert_eq!(nodes_in(maps), Some(vec![1, 0]));
+        assert_eq!(nodes_in("55 default file=/bin/x mapped=9 N0=9\n"), None);
     }
 
     #[test]

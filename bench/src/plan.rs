@@ -7,6 +7,8 @@ use thiserror::Error;
 use crate::clock::Clock;
 use crate::cpus::CpuList;
 use crate::memory::Caches;
+use crate::subject;
+use crate::topology::Placement;
 
 /// Shortest time one cell is measured in one round.
 const LEAST_SLICE: Duration = Duration::from_millis(2);
@@ -33,12 +35,21 @@ impl Scale {
         }
     }
 
+    /// Memory of the VM that `pass` ages where none was asked for.
+    #[must_use]
+    pub fn vm_gib(self) -> f64 {
+        match self {
+            Self::Quick => 0.25,
+            Self::Full => 1.0,
+        }
+    }
+
     /// Measuring time of a whole run where none was asked for; setting up
     /// comes on top.
     #[must_use]
     pub fn budget(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Quick => 30,
+            Self::Quick => 60,
             Self::Full => 600,
         })
     }
@@ -66,6 +77,22 @@ pub enum PlanError {
     /// A chain length no rmap can have.
     #[error("a chain of {0} SPTEs cannot be built: chain lengths are 0 to {LONGEST_CHAIN}")]
     ChainTooLong(u32),
+    /// Thread counts that are none.
+    #[error(
+        "'{0}' is no list of thread counts: name numbers from 1 on, ranges such as 1..4, or all, separated by commas"
+    )]
+    Threads(String),
+    /// Thread counts that a workload cannot use.
+    #[error("workload {workload} needs {least} threads or more: name such a count with --threads")]
+    TooFewThreads {
+        /// The workload.
+        workload: String,
+        /// The fewest threads it runs with.
+        least: usize,
+    },
+    /// A VM without memory.
+    #[error("--vm-gib must be a number above 0 and at most 4096")]
+    NoVm,
     /// No rounds.
     #[error("at least one round is needed")]
     NoRounds,
@@ -95,12 +122,20 @@ pub struct Plan {
     pub chain_lengths: Option<Vec<u32>>,
     /// CPUs.
     pub cpus: CpuList,
+    /// How the CPUs were put in order.
+    pub placement: Placement,
+    /// Numbers of threads that scaling workloads use, ascending.
+    pub threads: Vec<usize>,
+    /// Memory of the VM that `pass` ages, in pages.
+    pub vm_pages: u64,
     /// Rounds per cell.
     pub rounds: u32,
     /// Seed of every random order.
     pub seed: u64,
-    /// Measuring time of one workload.
+    /// Measuring time of all workloads.
     pub budget: Duration,
+    /// Sum of the weights of all workloads.
+    pub total_weight: u32,
     /// Caches of the CPU that measures single-threaded cells.
     pub caches: Caches,
     /// The clock all cells use.
@@ -108,12 +143,61 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Measuring time of a workload of this weight.
+    #[must_use]
+    pub fn time_for(&self, weight: u32) -> Duration {
+        self.budget * weight / self.total_weight.max(weight)
+    }
+
+    /// The plan as a workload of this weight sees it: its own time, and no other
+    /// workload's.
+    #[must_use]
+    pub fn for_weight(&self, weight: u32) -> Self {
+        Self {
+            budget: self.time_for(weight),
+            total_weight: weight,
+            ..self.clone()
+        }
+    }
+
+    /// Of the thread counts, those of at least `least` threads.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn threads_from(&self, workload: &str, least: usize) -> Result<Vec<usize>, PlanError> {
+        let kept: Vec<usize> = self
+            .threads
+            .iter()
+            .copied()
+            .filter(|&n| n >= least)
+            .collect();
+        if kept.is_empty() {
+            return Err(PlanError::TooFewThreads {
+                workload: workload.to_owned(),
+                least,
+            });
+        }
+        Ok(kept)
+    }
+
     /// Time for one cell in one round when a workload has `cells`, at most
     /// `most`.
     #[must_use]
     pub fn slice(&self, cells: usize, most: Duration) -> Duration {
         let measurements = (cells as u32).max(1).saturating_mul(self.rounds.max(1));
         (self.budget / measurements).clamp(LEAST_SLICE, most)
+    }
+
+    /// The schemes under which a page can be mapped this often.
+    #[must_use]
+    pub fn schemes_with(&self, chain_len: u32) -> Vec<String> {
+        subject::keep(&self.schemes, |s| chain_len <= s.max_aliases)
+    }
+
+    /// Of those, the ones that bear mutators, beside agers too.
+    #[must_use]
+    pub fn mutable_with(&self, chain_len: u32) -> Vec<String> {
+        subject::concurrent(&self.schemes_with(chain_len))
     }
 
     /// Of a workload's chain lengths, those asked for.
@@ -179,6 +263,7 @@ pub fn join(numbers: &[u32]) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::thread_counts::ThreadCounts;
 
     pub(crate) fn plan() -> Plan {
         let cpus = CpuList::usable().unwrap();
@@ -190,6 +275,10 @@ pub(crate) mod tests {
                 l2_bytes: 64 << 10,
                 llc_bytes: 256 << 10,
             },
+            threads: ThreadCounts::doubling(&cpus),
+            placement: Placement::Listed,
+            vm_pages: 4096,
+            total_weight: 1,
             cpus,
             rounds: 2,
             seed: 1,
@@ -206,6 +295,16 @@ pub(crate) mod tests {
         assert_eq!(plan.slice(100, most), Duration::from_millis(20));
         assert_eq!(plan.slice(1, most), most);
         assert_eq!(plan.slice(1_000_000, most), LEAST_SLICE);
+    }
+
+    #[test]
+    fn workloads_share_the_budget_by_weight() {
+        let mut plan = plan();
+        (plan.budget, plan.total_weight) = (Duration::from_secs(10), 5);
+        assert_eq!(plan.time_for(2), Duration::from_secs(4));
+        let alone = plan.for_weight(2);
+        assert_eq!(alone.budget, Duration::from_secs(4));
+        assert_eq!(alone.for_weight(2).budget, alone.budget);
     }
 
     #[test]

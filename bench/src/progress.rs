@@ -2,7 +2,8 @@
 //!
 //! The remaining time is the sum of what every outstanding measurement took the
 //! last time (in the first round: what the others took on average), not a
-//! smoothed rate: cells differ a hundredfold, and a rate would lie.
+//! smoothed rate: cells differ a hundredfold, and a rate would lie. Workloads that
+//! have not begun count with the measuring time planned for them.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -62,13 +63,15 @@ pub struct Progress {
     remaining: Remaining,
     steps: u64,
     done: u64,
+    /// Planned for the workloads after this one.
+    later: Duration,
     last_line: Instant,
 }
 
 impl Progress {
     /// Starts telling about one workload.
     #[must_use]
-    pub fn start(workload: &str, cells: usize, rounds: u32) -> Self {
+    pub fn start(workload: &str, cells: usize, rounds: u32, later: Duration) -> Self {
         let steps = cells as u64 * u64::from(rounds);
         let bar = std::io::stderr()
             .is_terminal()
@@ -79,6 +82,7 @@ impl Progress {
             remaining: Remaining::new(cells, rounds),
             steps,
             done: 0,
+            later,
             last_line: Instant::now(),
         };
         progress.line("started");
@@ -97,16 +101,16 @@ impl Progress {
         self.done += 1;
         self.remaining.done(cell, took);
         let left = self.remaining.estimate().unwrap_or_default();
-        let left = format!("{:.0} s", left.as_secs_f64());
+        let left = time_left(left, self.later);
         if let Some(bar) = &self.bar {
             bar.set_position(self.done);
-            bar.set_message(format!("{left} left"));
+            bar.set_message(left);
             return;
         }
         if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
             self.line(&format!(
-                "{} of {} measurements, {left} left",
+                "{} of {} measurements, {left}",
                 self.done, self.steps
             ));
         }
@@ -125,6 +129,16 @@ impl Progress {
             report::say!("{}: {text}", self.workload);
         }
     }
+}
+
+/// What is left of this workload and, if others follow, what is planned for all.
+fn time_left(left: Duration, later: Duration) -> String {
+    let here = format!("{:.0} s left", left.as_secs_f64());
+    if later.is_zero() {
+        return here;
+    }
+    let all = (left + later).as_secs_f64();
+    format!("{here}, about {all:.0} s with the other workloads")
 }
 
 fn bar(workload: &str, steps: u64) -> ProgressBar {
@@ -156,6 +170,16 @@ mod tests {
         assert_eq!(remaining.estimate(), Some(Duration::from_secs(22)));
         remaining.done(0, Duration::from_secs(4));
         assert_eq!(remaining.estimate(), Some(Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn what_follows_is_told_apart_from_what_runs() {
+        let seconds = Duration::from_secs;
+        assert_eq!(time_left(seconds(3), seconds(0)), "3 s left");
+        assert_eq!(
+            time_left(seconds(3), seconds(40)),
+            "3 s left, about 43 s with the other workloads"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use report::Observed;
@@ -47,6 +47,8 @@ pub struct Session<'a> {
     pub rng: Rng,
     /// Lent to the cells.
     pub tools: Tools,
+    /// Measuring time planned for the workloads after this one.
+    pub later: Duration,
 }
 
 impl Session<'_> {
@@ -63,14 +65,15 @@ impl Session<'_> {
         let name = workload.name();
         let batches = batches(workload, self.plan, memory::usable_bytes())?;
         let cells = batches.iter().map(Vec::len).sum();
-        let mut progress = Progress::start(name, cells, self.plan.rounds);
+        let rounds = self.plan.rounds.min(workload.most_rounds());
+        let mut progress = Progress::start(name, cells, rounds, self.later);
         let missing = self.tools.counters.missing();
         let (mut records, mut first, mut complete) = (Vec::new(), 0, true);
         for cells in batches {
             let mut batch = Batch::new(cells, first);
             first += batch.cells.len();
-            complete =
-                self.prepare(&mut batch, &progress)? && self.rounds(&mut batch, &mut progress)?;
+            complete = self.prepare(&mut batch, &progress)?
+                && self.rounds(&mut batch, rounds, &mut progress)?;
             records.extend(batch.records(name, &missing));
             if !complete {
                 break;
@@ -91,16 +94,19 @@ impl Session<'_> {
                 .prepare()
                 .with_context(|| format!("building a cell of {}", cell.scheme))?;
         }
-        let share = huge_pages::share();
+        let (share, nodes) = (huge_pages::share(), memory::nodes());
+        let placement = self.plan.placement.to_string();
         for cell in &mut batch.cells {
             cell.params.huge_page_share = share;
+            cell.params.numa_nodes.clone_from(&nodes);
+            cell.params.placement = Some(placement.clone());
         }
         Ok(true)
     }
 
-    fn rounds(&mut self, batch: &mut Batch, progress: &mut Progress) -> Result<bool> {
+    fn rounds(&mut self, batch: &mut Batch, rounds: u32, progress: &mut Progress) -> Result<bool> {
         let mut order: Vec<usize> = (0..batch.cells.len()).collect();
-        for _ in 0..self.plan.rounds {
+        for _ in 0..rounds {
             self.rng.shuffle(&mut order);
             for &index in &order {
                 if self.stopped() {
@@ -139,14 +145,18 @@ pub fn batches(workload: &dyn Workload, plan: &Plan, usable: u64) -> Result<Vec<
         .with_context(|| format!("workload {name}"))?;
     let mut batches: Vec<Vec<Cell>> = vec![Vec::new()];
     let mut used = 0;
-    let mut cells = workload.cells(plan)?.into_iter().peekable();
+    let mut cells = workload
+        .cells(&plan.for_weight(workload.weight()))?
+        .into_iter()
+        .peekable();
     while let Some(cell) = cells.next() {
         let mut family = vec![cell];
         while let Some(next) = cells.next_if(|next| next.family == family[0].family) {
             family.push(next);
         }
         let needed = family.iter().map(|cell| cell.resident_bytes).sum();
-        memory::check_fits(name, needed, usable)?;
+        let vm_bytes = family[0].params.vm_bytes;
+        memory::check_fits(name, needed, usable, vm_bytes)?;
         if used + needed > usable {
             batches.push(Vec::new());
             used = 0;

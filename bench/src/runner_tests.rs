@@ -112,6 +112,7 @@ fn run(workload: &Fake, rounds: u32, seed: u64, stop: &AtomicBool) -> Result<Out
     let mut plan = plan();
     plan.rounds = rounds;
     let mut session = Session {
+        later: Duration::ZERO,
         plan: &plan,
         stop,
         watch: RunWatch::start(plan.cpus.as_slice()),
@@ -221,6 +222,7 @@ fn a_run_ended_early_keeps_what_was_measured() {
     }
     let plan = plan();
     let mut session = Session {
+        later: Duration::ZERO,
         plan: &plan,
         stop: &stop,
         watch: RunWatch::start(&[0]),

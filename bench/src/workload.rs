@@ -26,6 +26,16 @@ pub trait Workload: Sync {
     /// CPUs without which it cannot run.
     fn least_cpus(&self) -> usize;
 
+    /// Its share of the measuring time, against the other workloads' weights.
+    fn weight(&self) -> u32 {
+        1
+    }
+
+    /// Rounds that are enough for it; what is not random needs one.
+    fn most_rounds(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Everything it measures under this plan. Builds nothing yet.
     ///
     /// # Errors
@@ -34,9 +44,15 @@ pub trait Workload: Sync {
 }
 
 /// All workloads, in the order they run.
-pub static WORKLOADS: [&dyn Workload; 4] = [
+pub static WORKLOADS: &[&dyn Workload] = &[
     &workloads::walk::Walk,
-    &workloads::contention::Contention,
+    &workloads::empty::Empty,
+    &workloads::writer::Writer,
+    &workloads::pass::Pass,
+    &workloads::interference::Interference,
+    &workloads::agers::Agers,
+    &workloads::hold::Hold,
+    &workloads::memory::Memory,
     &workloads::accuracy::Accuracy,
     &workloads::reuse::Reuse,
 ];

@@ -92,36 +92,39 @@ fn a_tiny_walk_reads_back_complete_and_prints_its_tables() {
 }
 
 #[test]
-fn contention_gives_latencies_with_their_control() {
+fn interference_gives_latencies_with_their_control() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        eprintln!("skipped: contention needs two CPUs");
+        eprintln!("skipped: interference needs two CPUs");
         return;
     }
-    let mut args = vec!["contention", "--json", "--output=c.jsonl"];
-    args.extend(TINY.iter().filter(|a| !a.starts_with("--chain")));
+    // Time enough for every thread to get a CPU where others want it too.
+    let mut args = vec!["interference", "--json", "--output=c.jsonl"];
+    args.extend(["--chain-lengths=1", "--seconds=6"]);
+    let own = |arg: &&&str| !arg.starts_with("--chain") && !arg.starts_with("--seconds");
+    args.extend(TINY.iter().filter(own));
     let (output, folder) = run(&args);
     assert!(output.status.success(), "{}", stderr(&output));
     let path = folder.path().join("c.jsonl");
     assert_eq!(output.stdout, std::fs::read(&path).unwrap());
     let file = ResultFile::read(&path).unwrap();
-    let find = |op, aging: &str| {
+    let find = |op, aging: &str, load: Option<&str>| {
         cells(&file).into_iter().find(|c| {
             c.op == op
                 && c.params.chain_len == Some(1)
                 && c.params.aging.as_deref() == Some(aging)
+                && c.params.load.as_deref() == load
                 && (op == Op::Age || c.latency.is_some())
         })
     };
-    for aging in ["none", "back_to_back"] {
-        let fault = find(Op::Fault, aging)
-            .unwrap()
-            .latency
-            .as_ref()
-            .unwrap()
-            .summary();
-        assert!(fault.count > 100 && fault.p50_ns <= fault.p99_ns && fault.p999_ns <= fault.max_ns);
+    for aging in ["none", "periodic", "back_to_back"] {
+        for load in ["paced", "closed_loop"] {
+            let cell = find(Op::Fault, aging, Some(load)).unwrap();
+            let fault = cell.latency.as_ref().unwrap().summary();
+            assert!(fault.count > 30 && fault.p50_ns <= fault.p99_ns);
+        }
     }
-    assert!(find(Op::Age, "back_to_back").is_some() && find(Op::Age, "none").is_none());
+    assert!(find(Op::Age, "back_to_back", None).is_some());
+    assert!(find(Op::Age, "none", Some("paced")).is_none());
 }
 
 #[test]
@@ -143,11 +146,13 @@ fn the_stored_command_repeats_the_run() {
 #[test]
 fn what_does_not_exist_is_refused_with_what_does() {
     assert_refused(&["--schemes=spinlock"], &["'spinlock'", "rwlock-write"]);
-    assert_refused(&["stroll"], &["'stroll'", "walk, contention"]);
+    assert_refused(&["stroll"], &["'stroll'", "walk, empty"]);
     assert_refused(&["walk", "--chain-lengths=3"], &["walk", "0, 1, 2"]);
     assert_refused(&["--chain-lengths=1001"], &["1001", "0 to 1000"]);
     assert_refused(&["--rounds=0"], &["at least one round"]);
     assert_refused(&["--seconds=0"], &["--seconds"]);
+    assert_refused(&["pass", "--vm-gib=0"], &["--vm-gib"]);
+    assert_refused(&["pass", "--vm-gib=4096"], &["MiB", "VM of at most"]);
 }
 
 #[test]
@@ -156,7 +161,13 @@ fn cpu_lists_that_cannot_be_used_are_refused() {
     assert_refused(&["--cpus=0,0"], &["CPU 0", "twice"]);
     assert_refused(&["--cpus=0-"], &["'0-'"]);
     assert_refused(&["--cpus=1023"], &["CPU 1023", "not online"]);
-    assert_refused(&["contention", "--cpus=0"], &["2 threads", "has 1"]);
+    assert_refused(&["interference", "--cpus=0"], &["2 threads", "has 1"]);
+    assert_refused(&["agers", "--threads=1..4096"], &["4096 threads"]);
+    assert_refused(&["agers", "--threads=none"], &["'none'", "1..4"]);
+    assert_refused(
+        &["interference", "--threads=1"],
+        &["interference", "2 threads"],
+    );
 }
 
 #[test]
@@ -221,7 +232,7 @@ fn ctrl_c_keeps_what_was_measured_and_marks_it_partial() {
 fn the_list_names_workloads_and_schemes() {
     let (output, _folder) = run(&["--list"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for name in ["walk", "contention", "rwlock-write"] {
+    for name in ["walk", "interference", "memory", "rwlock-write"] {
         assert!(text.contains(name), "{text}");
     }
 }

@@ -58,6 +58,13 @@ impl Latency {
         self.0.len()
     }
 
+    /// The latencies recorded, ascending, each with how often it was.
+    pub fn recorded(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0
+            .iter_recorded()
+            .map(|step| (step.value_iterated_to(), step.count_at_value()))
+    }
+
     /// The value below which `quantile` (0 to 1) of the latencies lie.
     pub fn quantile_ns(&self, quantile: f64) -> u64 {
         self.0.value_at_quantile(quantile)

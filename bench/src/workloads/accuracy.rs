@@ -106,6 +106,10 @@ impl Workload for Accuracy {
         2
     }
 
+    fn weight(&self) -> u32 {
+        6
+    }
+
     fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
         let grid = match plan.scale {
             Scale::Quick => &QUICK,

@@ -56,6 +56,10 @@ impl Workload for Reuse {
         2
     }
 
+    fn weight(&self) -> u32 {
+        2
+    }
+
     fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
         plan.keep_chains(self.name(), &[1])?;
         let asked = |name: &str| plan.schemes.iter().any(|scheme| scheme == name);

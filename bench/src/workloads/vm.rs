@@ -46,12 +46,25 @@ impl Vm {
     /// # Errors
     /// When there is no such scheme, or the model refuses a mapping.
     pub fn build(scheme: &str, gfns: u64, chain_len: u32) -> Result<Self> {
+        Self::build_mixed(scheme, gfns, chain_len, |_| chain_len)
+    }
+
+    /// The same with a chain length for each page, none above `longest`.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    pub fn build_mixed(
+        scheme: &str,
+        gfns: u64,
+        longest: u32,
+        chain_len: impl Fn(u64) -> u32,
+    ) -> Result<Self> {
         let subject =
             subject::subject(scheme).with_context(|| format!("there is no scheme '{scheme}'"))?;
-        let mmu = subject.build(&MmuConfig::new(Gfn(0), gfns, chain_len.max(1)))?;
+        let mmu = subject.build(&MmuConfig::new(Gfn(0), gfns, longest.max(1)))?;
         let mut vcpu = Vcpu::new();
-        for alias in 0..chain_len {
-            for gfn in 0..gfns {
+        for alias in 0..longest {
+            for gfn in (0..gfns).filter(|&gfn| alias < chain_len(gfn)) {
                 mmu.fault(&mut vcpu, mapping(gfn, alias), Access::Read)?;
             }
         }

@@ -124,6 +124,10 @@ impl Workload for Walk {
         1
     }
 
+    fn weight(&self) -> u32 {
+        40
+    }
+
     fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
         let grids = grids(plan.scale);
         plan.keep_chains(self.name(), grids[0].chains)?;

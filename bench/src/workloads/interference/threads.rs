@@ -1,4 +1,4 @@
-//! The threads of a contention cell: what each does between the barriers.
+//! The threads of an interference cell: what each does between the barriers.
 //!
 //! Nothing in the timed part allocates, takes a lock of ours or writes memory
 //! that another thread reads; each thread looks at the clock by itself to know
@@ -18,6 +18,7 @@ use crate::counters::{self, CounterSet};
 use crate::disturb::ThreadDisturbance;
 use crate::rng::Rng;
 use crate::team::Seat;
+use crate::workloads::pages::{Pages, Sweep};
 use crate::workloads::vm;
 
 /// Time from one vCPU operation to the next: many times what an operation takes
@@ -25,14 +26,6 @@ use crate::workloads::vm;
 pub(super) const PACE: Duration = Duration::from_micros(20);
 /// Callbacks between two looks at the clock.
 const AGER_BATCH: u64 = 64;
-
-/// A thread's share of the pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pages {
-    /// First gfn.
-    pub(super) first: u64,
-    pub(super) count: u64,
-}
 
 /// What one thread found.
 pub(super) struct Part {
@@ -79,6 +72,33 @@ impl Ops {
     }
 }
 
+/// When a vCPU begins its next operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    /// When it is due: every [`PACE`].
+    Paced,
+    /// When the last one is done.
+    ClosedLoop,
+}
+
+impl Load {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Paced => "paced",
+            Self::ClosedLoop => "closed_loop",
+        }
+    }
+}
+
+/// What a vCPU does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Work {
+    pub(super) load: Load,
+    /// SPTEs of every page.
+    pub(super) chain_len: u32,
+    pub(super) seed: u64,
+}
+
 /// A vCPU's word that it has not stopped yet; dropping it says that it has.
 pub(super) struct OnDuty<'a>(&'a AtomicUsize);
 
@@ -102,6 +122,8 @@ pub(super) struct Stage<'a> {
     pub(super) mmu: &'a dyn Mmu,
     pub(super) clock: Clock,
     pub(super) slice: Duration,
+    /// Start of a sweep to the start of the next; back to back without.
+    pub(super) period: Option<Duration>,
     /// vCPUs that have not stopped; agers look at it only after their slice.
     pub(super) running: &'a AtomicUsize,
 }
@@ -126,21 +148,53 @@ impl Stage<'_> {
         })
     }
 
-    /// Pages aged and the time that took.
+    /// Pages aged and the time that took. A sweep begins when it is due, or when
+    /// the one before it is over; the time between sweeps does not count.
     pub(super) fn age_until_end(&self, pages: Pages) -> (u64, f64) {
-        let start = self.clock.now();
-        let end = start + self.clock.ticks(self.slice);
-        let (mut aged, mut at) = (0, 0);
+        let clock = self.clock;
+        let start = clock.now();
+        let end = start + clock.ticks(self.slice);
+        let period = self.period.map(|period| clock.ticks(period));
+        let mut sweep = Sweep::new(pages, 0);
+        let (mut aged, mut spent, mut due) = (0, 0.0, start);
         loop {
-            for _ in 0..AGER_BATCH {
-                std::hint::black_box(self.mmu.age(vm::range(pages.first + at, 1)));
-                at = if at + 1 == pages.count { 0 } else { at + 1 };
+            let begun = clock.now();
+            let mut in_sweep = 0;
+            let over = loop {
+                sweep.age(self.mmu, AGER_BATCH);
+                in_sweep += AGER_BATCH;
+                if self.is_over(clock.now(), end) {
+                    break true;
+                }
+                if in_sweep >= pages.count && period.is_some() {
+                    break false;
+                }
+            };
+            aged += in_sweep;
+            spent += clock.elapsed_ns(begun, clock.now());
+            due += period.unwrap_or(0);
+            if over || self.idle_until(due, end) {
+                return (aged, spent);
             }
-            aged += AGER_BATCH;
+        }
+    }
+
+    /// Whether the slice is over and no vCPU measures any more.
+    fn is_over(&self, now: u64, end: u64) -> bool {
+        now >= end && self.running.load(Ordering::Acquire) == 0
+    }
+
+    /// Spins until a sweep is due; true if the slice was over first.
+    fn idle_until(&self, due: u64, end: u64) -> bool {
+        loop {
             let now = self.clock.now();
-            if now >= end && self.running.load(Ordering::Acquire) == 0 {
-                return (aged, self.clock.elapsed_ns(start, now));
+            if self.is_over(now, end) {
+                return true;
             }
+            if now >= due {
+                return false;
+            }
+            std::hint::spin_loop();
         }
     }
 
@@ -149,8 +203,7 @@ impl Stage<'_> {
         &self,
         seat: &Seat<'_>,
         pages: Pages,
-        chain_len: u32,
-        seed: u64,
+        work: Work,
         on_duty: OnDuty<'_>,
     ) -> Result<Part> {
         let mut counters = CounterSet::open();
@@ -159,9 +212,10 @@ impl Stage<'_> {
         let mut driver = Driver {
             clock: self.clock,
             slice: self.slice,
-            rng: Rng::new(seed),
+            rng: Rng::new(work.seed),
             pages,
-            chain_len,
+            chain_len: work.chain_len,
+            load: work.load,
             fault: Ops::new(),
             zap: Ops::new(),
         };
@@ -178,7 +232,7 @@ impl Stage<'_> {
         let (outcome, disturbance) = seat.measure(timed).context("another thread failed")?;
         outcome?;
         let (fault, zap) = (Box::new(driver.fault), Box::new(driver.zap));
-        let counters = counters.per_operation(fault.latency.count() + zap.latency.count());
+        let counters = counters.per_operation(fault.service.count() + zap.service.count());
         Ok(Part {
             figures: Figures::Vcpu { fault, zap },
             counters,
@@ -202,6 +256,7 @@ pub(super) struct Driver {
     pub(super) pages: Pages,
     /// SPTEs of every page.
     pub(super) chain_len: u32,
+    pub(super) load: Load,
     pub(super) fault: Ops,
     pub(super) zap: Ops,
 }
@@ -212,6 +267,16 @@ impl Driver {
     pub(super) fn drive(
         &mut self,
         mut mmu: impl FnMut(Call, Mapping) -> Result<(), RmapError>,
+    ) -> Result<(), RmapError> {
+        match self.load {
+            Load::Paced => self.drive_paced(&mut mmu),
+            Load::ClosedLoop => self.drive_closed(&mut mmu),
+        }
+    }
+
+    fn drive_paced(
+        &mut self,
+        mmu: &mut impl FnMut(Call, Mapping) -> Result<(), RmapError>,
     ) -> Result<(), RmapError> {
         let clock = self.clock;
         let pace = clock.ticks(PACE).max(1);
@@ -233,6 +298,28 @@ impl Driver {
                 return mmu(Call::Fault, mapping);
             }
             due += pace;
+        }
+    }
+
+    /// Nothing is due before it is begun, so what waits for a stall to end is
+    /// never seen: this is the load that omits it, for comparison.
+    fn drive_closed(
+        &mut self,
+        mmu: &mut impl FnMut(Call, Mapping) -> Result<(), RmapError>,
+    ) -> Result<(), RmapError> {
+        let clock = self.clock;
+        let end = clock.now() + clock.ticks(self.slice);
+        loop {
+            let mapping = self.next_mapping();
+            for (call, ops) in [(Call::Zap, &mut self.zap), (Call::Fault, &mut self.fault)] {
+                let begun = clock.now();
+                mmu(call, mapping)?;
+                let ns = clock.elapsed_ns(begun, clock.now()) as u64;
+                ops.service.record_ns(ns);
+            }
+            if clock.now() >= end {
+                return Ok(());
+            }
         }
     }
 

@@ -1,0 +1,310 @@
+//! `agers`: several threads that age at once, as reclaim and DAMON do.
+//!
+//! Agers go over 4096 old pages page by page and back to back, either all over the
+//! same pages, begun at evenly spread places, or each over pages of its own. Their
+//! throughput is set against that of one ager, measured just before in the same
+//! round: `ratio_to_one` is 2 for two agers that do not hinder each other.
+//! `fairness` is the slowest ager's share of the fastest one's throughput. All
+//! thread counts together give the scaling curve.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use report::schema::{Op, Params};
+use rmap::Mmu;
+
+use crate::clock::Clock;
+use crate::disturb::ThreadDisturbance;
+use crate::plan::{Plan, Scale};
+use crate::team::{self, Member};
+use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
+use crate::workloads::pages::{Pages, Sweep};
+use crate::workloads::vm::{self, Vm};
+
+/// Longest time one cell is measured in one round.
+const MOST_PER_ROUND: Duration = Duration::from_millis(60);
+/// Pages of the VM.
+const GFNS: u64 = 4096;
+/// Callbacks between two looks at the clock.
+const BATCH: u64 = 64;
+
+fn chains(scale: Scale) -> &'static [u32] {
+    match scale {
+        Scale::Quick => &[1, 16],
+        Scale::Full => &[1, 4, 16, 64],
+    }
+}
+
+/// Which pages the agers go over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ranges {
+    Same,
+    Disjoint,
+}
+
+impl Ranges {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Disjoint => "disjoint",
+        }
+    }
+
+    /// The way of one of several agers.
+    fn sweep(self, index: usize, of: usize) -> Sweep {
+        let share = Pages::share(GFNS, index, of);
+        match self {
+            Self::Same => Sweep::new(Pages::share(GFNS, 0, 1), share.first),
+            Self::Disjoint => Sweep::new(share, 0),
+        }
+    }
+}
+
+/// The workload.
+pub struct Agers;
+
+impl Workload for Agers {
+    fn name(&self) -> &'static str {
+        "agers"
+    }
+
+    fn summary(&self) -> &'static str {
+        "agers at once on the same and on disjoint pages: throughput, fairness, scaling"
+    }
+
+    fn least_cpus(&self) -> usize {
+        2
+    }
+
+    fn weight(&self) -> u32 {
+        8
+    }
+
+    fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
+        let mut crews = Vec::new();
+        for agers in plan.threads_from(self.name(), 1)? {
+            crews.push((agers, Ranges::Disjoint));
+            if agers > 1 {
+                crews.push((agers, Ranges::Same));
+            }
+        }
+        let mut cells = Vec::new();
+        for chain_len in plan.keep_chains(self.name(), chains(plan.scale))? {
+            for scheme in &plan.schemes_with(chain_len) {
+                let vm = Rc::new(RefCell::new(None));
+                for &(agers, ranges) in &crews {
+                    let vm = Rc::clone(&vm);
+                    cells.push(AgersCell::new(plan, scheme, chain_len, agers, ranges, vm)?);
+                }
+            }
+        }
+        let slice = plan.slice(cells.len(), MOST_PER_ROUND);
+        Ok(cells.into_iter().map(|cell| cell.finish(slice)).collect())
+    }
+}
+
+struct AgersCell {
+    vm: Rc<RefCell<Option<Vm>>>,
+    scheme: String,
+    chain_len: u32,
+    ranges: Ranges,
+    /// One per ager.
+    cpus: Vec<usize>,
+    clock: Clock,
+    slice: Duration,
+}
+
+/// What one ager did.
+struct Part {
+    /// Callbacks in a microsecond.
+    per_us: f64,
+    disturbance: ThreadDisturbance,
+}
+
+impl AgersCell {
+    fn new(
+        plan: &Plan,
+        scheme: &str,
+        chain_len: u32,
+        agers: usize,
+        ranges: Ranges,
+        vm: Rc<RefCell<Option<Vm>>>,
+    ) -> Result<Self> {
+        Ok(Self {
+            vm,
+            scheme: scheme.to_owned(),
+            chain_len,
+            ranges,
+            cpus: plan.cpus.first(agers)?.to_vec(),
+            clock: plan.clock,
+            slice: Duration::ZERO,
+        })
+    }
+
+    fn finish(mut self, slice: Duration) -> Cell {
+        self.slice = slice;
+        let several = self.cpus.len() > 1;
+        let params = Params {
+            chain_len: Some(self.chain_len),
+            range_pages: Some(1),
+            level: Some(1),
+            young_share: Some(0.0),
+            slot_pages: Some(GFNS),
+            agers: Some(self.cpus.len() as u32),
+            ranges: several.then(|| self.ranges.name().to_owned()),
+            aging: Some("back_to_back".to_owned()),
+            cpus: Some(self.cpus.iter().map(|&cpu| cpu as u32).collect()),
+            ..Params::default()
+        };
+        Cell {
+            scheme: self.scheme.clone(),
+            params,
+            family: self.chain_len,
+            resident_bytes: vm::resident_bytes(GFNS, self.chain_len),
+            measure: Box::new(self),
+        }
+    }
+
+    /// Lets this many agers go over the pages for a while.
+    fn run(&self, mmu: &dyn Mmu, agers: usize, time: Duration) -> Result<Vec<Part>> {
+        let clock = self.clock;
+        let member = |index| -> Member<'_, Result<Part>> {
+            let mut sweep = self.ranges.sweep(index, agers);
+            Box::new(move |seat| {
+                let timed = || age_for(mmu, clock, &mut sweep, time);
+                let (per_us, disturbance) = seat.measure(timed).context("another thread failed")?;
+                Ok(Part {
+                    per_us,
+                    disturbance,
+                })
+            })
+        };
+        team::run(&self.cpus, (0..agers).map(member).collect())?
+            .into_iter()
+            .collect()
+    }
+}
+
+/// Callbacks in a microsecond.
+fn age_for(mmu: &dyn Mmu, clock: Clock, sweep: &mut Sweep, time: Duration) -> f64 {
+    let start = clock.now();
+    let end = start + clock.ticks(time);
+    let mut callbacks = 0;
+    loop {
+        sweep.age(mmu, BATCH);
+        callbacks += BATCH;
+        let now = clock.now();
+        if now >= end {
+            return callbacks as f64 * 1000.0 / clock.elapsed_ns(start, now).max(1.0);
+        }
+    }
+}
+
+impl Measure for AgersCell {
+    fn prepare(&mut self) -> Result<()> {
+        let mut vm = self.vm.borrow_mut();
+        if vm.is_none() {
+            let built = Vm::build(&self.scheme, GFNS, self.chain_len)?;
+            built.set_young(0, GFNS, 0.0);
+            *vm = Some(built);
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
+        let vm = self.vm.borrow();
+        let vm = vm
+            .as_ref()
+            .context("the pages were not mapped before they were aged")?;
+        let agers = self.cpus.len();
+        if agers == 1 {
+            return Ok(gather(&self.run(vm.mmu(), 1, self.slice)?, None));
+        }
+        let half = self.slice / 2;
+        let alone = self.run(vm.mmu(), 1, half)?;
+        Ok(gather(&self.run(vm.mmu(), agers, half)?, alone.first()))
+    }
+}
+
+fn gather(parts: &[Part], alone: Option<&Part>) -> Measured {
+    let speeds = parts.iter().map(|part| part.per_us);
+    let total: f64 = speeds.clone().sum();
+    let mut readings = vec![Reading::new(Op::Age, "gfns_per_us", total)];
+    if let Some(alone) = alone {
+        let slowest = speeds.clone().fold(f64::INFINITY, f64::min);
+        let fastest = speeds.fold(0.0, f64::max);
+        readings.push(Reading::new(Op::Age, "ratio_to_one", total / alone.per_us));
+        readings.push(Reading::new(Op::Age, "fairness", slowest / fastest));
+    }
+    let threads = parts.iter().chain(alone).map(|p| p.disturbance.clone());
+    Measured {
+        readings,
+        threads: threads.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use report::Observed;
+
+    use super::*;
+    use crate::counters::CounterSet;
+    use crate::plan::tests::plan;
+
+    fn part(per_us: f64) -> Part {
+        let disturbance = ThreadDisturbance {
+            involuntary_switches: Observed::Value(0),
+            migrations: Observed::Value(0),
+            wait_share: Observed::Value(0.0),
+        };
+        Part {
+            per_us,
+            disturbance,
+        }
+    }
+
+    #[test]
+    fn throughput_is_set_against_one_ager_and_the_slowest_against_the_fastest() {
+        let measured = gather(&[part(30.0), part(10.0)], Some(&part(20.0)));
+        let values: Vec<_> = measured
+            .readings
+            .iter()
+            .map(|r| (r.metric, r.value))
+            .collect();
+        let expected = [
+            ("gfns_per_us", 40.0),
+            ("ratio_to_one", 2.0),
+            ("fairness", 10.0 / 30.0),
+        ];
+        assert_eq!(values, expected);
+        assert_eq!(measured.threads.len(), 3);
+        assert_eq!(gather(&[part(30.0)], None).readings.len(), 1);
+    }
+
+    #[test]
+    fn every_scheme_is_aged_by_one_and_by_several() {
+        let mut plan = plan();
+        if plan.cpus.as_slice().len() < 2 {
+            return;
+        }
+        plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
+        plan.threads = vec![1, 2];
+        plan.budget = Duration::from_millis(1);
+        plan.chain_lengths = Some(vec![1]);
+        let mut tools = Tools {
+            counters: CounterSet::open(),
+        };
+        let cells = Agers.cells(&plan).unwrap();
+        assert_eq!(cells.len(), 3 * plan.schemes.len());
+        for mut cell in cells {
+            cell.measure.prepare().unwrap();
+            let measured = cell.measure.measure(&mut tools).unwrap();
+            assert!(measured.readings.iter().all(|r| r.value > 0.0));
+            let several = cell.params.agers > Some(1);
+            assert_eq!(measured.readings.len(), if several { 3 } else { 1 });
+            assert_eq!(cell.params.ranges.is_some(), several);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! `hold`: how long one call keeps others out, by chain length.
+//!
+//! No lock is instrumented: a clock inside the critical section would lengthen it,
+//! and subjects that are not ours have no place for one. What is measured is what
+//! others feel, from both sides:
+//!
+//! - **From below.** One thread makes the same call over and over, another makes a
+//!   short call of its own at random moments and times it. What the short call
+//!   takes longer than its median alone is time it was kept out (`kept_out_*`). The
+//!   longest of many is as long as the hold, or shorter if no call came just as one
+//!   began.
+//! - **From above.** The first thread's calls are timed with nobody in their way
+//!   (`call_*`): nothing is held longer than the call lasts.
+//!
+//! The short call either looks at the same rmap (`same_rmap`: a `test_age` of that
+//! page, which waits for the rmap's bit where there is one, and for mmu_lock where
+//! aging takes it) or only wants mmu_lock for write (`other_rmap`: the zap of an
+//! SPTE of another page that is not there). A hand-over of a cache line between the
+//! CPUs counts as time kept out, a wake-up after sleeping in the kernel does too.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use report::latency::Latency;
+use report::schema::{Op, Params};
+use rmap::{Access, Mmu, RmapError, Vcpu};
+
+use crate::clock::Clock;
+use crate::disturb::ThreadDisturbance;
+use crate::plan::{Plan, Scale};
+use crate::rng::Rng;
+use crate::team::{self, Member, Seat};
+use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
+use crate::workloads::vm::{self, Vm};
+
+/// Longest time one cell is measured in one round.
+const MOST_PER_ROUND: Duration = Duration::from_millis(30);
+/// Pages of the VM; the last one is never mapped when it is asked for.
+const GFNS: u64 = 64;
+/// The page that is held.
+const HELD: u64 = 3;
+/// The page whose SPTE is not there: its own shadow page entry and rmap.
+const ABSENT: u64 = GFNS - 1;
+/// Longest pause before a short call, in spins.
+const MOST_SPINS: u64 = 512;
+/// What the first thread calls.
+const CALLS: [Op; 3] = [Op::Age, Op::Zap, Op::UnmapRange];
+
+fn chains(scale: Scale) -> &'static [u32] {
+    match scale {
+        Scale::Quick => &[1, 16, 256],
+        Scale::Full => &[1, 4, 16, 64, 256, 1000],
+    }
+}
+
+/// What the short call wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    SameRmap,
+    OtherRmap,
+}
+
+impl Wants {
+    fn name(self) -> &'static str {
+        match self {
+            Self::SameRmap => "same_rmap",
+            Self::OtherRmap => "other_rmap",
+        }
+    }
+}
+
+/// The workload.
+pub struct Hold;
+
+impl Workload for Hold {
+    fn name(&self) -> &'static str {
+        "hold"
+    }
+
+    fn summary(&self) -> &'static str {
+        "how long one call keeps others off its rmap and off mmu_lock"
+    }
+
+    fn least_cpus(&self) -> usize {
+        2
+    }
+
+    fn weight(&self) -> u32 {
+        8
+    }
+
+    fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
+        let mut cells = Vec::new();
+        for chain_len in plan.keep_chains(self.name(), chains(plan.scale))? {
+            for call in CALLS {
+                for wants in [Wants::SameRmap, Wants::OtherRmap] {
+                    for scheme in &plan.mutable_with(chain_len) {
+                        cells.push(HoldCell::new(plan, scheme, chain_len, call, wants)?);
+                    }
+                }
+            }
+        }
+        let slice = plan.slice(cells.len(), MOST_PER_ROUND);
+        Ok(cells.into_iter().map(|cell| cell.finish(slice)).collect())
+    }
+}
+
+struct HoldCell {
+    scheme: String,
+    chain_len: u32,
+    call: Op,
+    wants: Wants,
+    cpus: Vec<usize>,
+    clock: Clock,
+    slice: Duration,
+    rng: Rng,
+    vm: Option<Vm>,
+}
+
+impl HoldCell {
+    fn new(plan: &Plan, scheme: &str, chain_len: u32, call: Op, wants: Wants) -> Result<Self> {
+        Ok(Self {
+            scheme: scheme.to_owned(),
+            chain_len,
+            call,
+            wants,
+            cpus: plan.cpus.first(2)?.to_vec(),
+            clock: plan.clock,
+            slice: Duration::ZERO,
+            rng: Rng::new(plan.seed ^ u64::from(chain_len)),
+            vm: None,
+        })
+    }
+
+    fn finish(mut self, slice: Duration) -> Cell {
+        self.slice = slice;
+        let params = Params {
+            chain_len: Some(self.chain_len),
+            range_pages: Some(1),
+            level: Some(1),
+            young_share: (self.call == Op::Age).then_some(0.0),
+            slot_pages: Some(GFNS),
+            meets: Some(self.wants.name().to_owned()),
+            cpus: Some(self.cpus.iter().map(|&cpu| cpu as u32).collect()),
+            ..Params::default()
+        };
+        Cell {
+            scheme: self.scheme.clone(),
+            params,
+            family: self.chain_len,
+            resident_bytes: vm::resident_bytes(GFNS, self.chain_len),
+            measure: Box::new(self),
+        }
+    }
+}
+
+/// Makes the call to be met.
+struct Holder<'a> {
+    mmu: &'a dyn Mmu,
+    clock: Clock,
+    call: Op,
+    chain_len: u32,
+    rng: Rng,
+    vcpu: Vcpu,
+}
+
+impl Holder<'_> {
+    /// Makes the call and puts back what it took away; the call's time.
+    fn call(&mut self) -> Result<f64, RmapError> {
+        let (mmu, clock) = (self.mmu, self.clock);
+        let page = vm::range(HELD, 1);
+        let alias = self.rng.below(u64::from(self.chain_len)) as u32;
+        let start = clock.now();
+        match self.call {
+            Op::Zap => drop(mmu.zap(&mut self.vcpu, vm::mapping(HELD, alias))?),
+            Op::UnmapRange => drop(mmu.unmap_range(&mut self.vcpu, page)?),
+            _ => drop(std::hint::black_box(mmu.age(page))),
+        }
+        let ns = clock.elapsed_ns(start, clock.now());
+        let gone = match self.call {
+            Op::Zap => alias..alias + 1,
+            Op::UnmapRange => 0..self.chain_len,
+            _ => 0..0,
+        };
+        for alias in gone {
+            mmu.fault(&mut self.vcpu, vm::mapping(HELD, alias), Access::Write)?;
+        }
+        Ok(ns)
+    }
+
+    /// Calls for a while; the times of the calls.
+    fn calls_for(&mut self, time: Duration) -> Result<Latency, RmapError> {
+        let end = self.clock.now() + self.clock.ticks(time);
+        let mut calls = Latency::new();
+        while self.clock.now() < end {
+            calls.record_ns(self.call()? as u64);
+        }
+        Ok(calls)
+    }
+
+    /// Calls until the other thread is done.
+    fn calls_until(&mut self, done: &AtomicBool) -> Result<(), RmapError> {
+        while !done.load(Ordering::Acquire) {
+            self.call()?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the short call.
+struct Caller<'a> {
+    mmu: &'a dyn Mmu,
+    clock: Clock,
+    wants: Wants,
+    rng: Rng,
+    vcpu: Vcpu,
+}
+
+impl Caller<'_> {
+    /// Calls at random moments for a while; the times of the calls.
+    fn calls_for(&mut self, time: Duration) -> Result<Latency, RmapError> {
+        let (mmu, clock) = (self.mmu, self.clock);
+        let end = clock.now() + clock.ticks(time);
+        let mut calls = Latency::new();
+        loop {
+            for _ in 0..self.rng.below(MOST_SPINS) {
+                std::hint::spin_loop();
+            }
+            let start = clock.now();
+            if start >= end {
+                return Ok(calls);
+            }
+            match self.wants {
+                Wants::SameRmap => {
+                    std::hint::black_box(mmu.test_age(vm::range(HELD, 1)));
+                }
+                Wants::OtherRmap => drop(mmu.zap(&mut self.vcpu, vm::mapping(ABSENT, 0))?),
+            }
+            calls.record_ns(clock.elapsed_ns(start, clock.now()) as u64);
+        }
+    }
+}
+
+/// Says when it goes that the short calls are over, whatever made them so.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+type Outcome = Result<(Option<Latency>, ThreadDisturbance)>;
+
+impl HoldCell {
+    fn holder<'a>(&mut self, mmu: &'a dyn Mmu) -> Holder<'a> {
+        Holder {
+            mmu,
+            clock: self.clock,
+            call: self.call,
+            chain_len: self.chain_len,
+            rng: Rng::new(self.rng.next_u64()),
+            vcpu: Vcpu::new(),
+        }
+    }
+
+    fn caller<'a>(&mut self, mmu: &'a dyn Mmu) -> Caller<'a> {
+        Caller {
+            mmu,
+            clock: self.clock,
+            wants: self.wants,
+            rng: Rng::new(self.rng.next_u64()),
+            vcpu: Vcpu::new(),
+        }
+    }
+
+    /// The short calls while the holder calls.
+    fn together(
+        &mut self,
+        mmu: &dyn Mmu,
+        time: Duration,
+    ) -> Result<(Latency, Vec<ThreadDisturbance>)> {
+        let (mut holder, mut caller) = (self.holder(mmu), self.caller(mmu));
+        let done = AtomicBool::new(false);
+        let over = Done(&done);
+        let done = &done;
+        let holds: Member<'_, Outcome> = Box::new(move |seat: &Seat<'_>| {
+            let timed = || holder.calls_until(done);
+            let (outcome, disturbance) = seat.measure(timed).context("another thread failed")?;
+            outcome?;
+            Ok((None, disturbance))
+        });
+        let calls: Member<'_, Outcome> = Box::new(move |seat: &Seat<'_>| {
+            let timed = || {
+                let calls = caller.calls_for(time);
+                drop(over);
+                calls
+            };
+            let (calls, disturbance) = seat.measure(timed).context("another thread failed")?;
+            Ok((Some(calls?), disturbance))
+        });
+        let parts: Result<Vec<_>> = team::run(&self.cpus, vec![holds, calls])?
+            .into_iter()
+            .collect();
+        let (mut latency, mut threads) = (Latency::new(), Vec::new());
+        for (calls, disturbance) in parts? {
+            threads.push(disturbance);
+            calls.iter().for_each(|calls| latency.merge(calls));
+        }
+        Ok((latency, threads))
+    }
+}
+
+/// What every call took longer than `alone_ns`.
+fn longer_than(calls: &Latency, alone_ns: u64) -> Latency {
+    let mut kept_out = Latency::new();
+    for (ns, count) in calls.recorded() {
+        kept_out.record_many_ns(ns.saturating_sub(alone_ns), count);
+    }
+    kept_out
+}
+
+impl Measure for HoldCell {
+    fn prepare(&mut self) -> Result<()> {
+        let vm = Vm::build(&self.scheme, GFNS, self.chain_len)?;
+        vm.set_young(0, GFNS, 0.0);
+        vm.mmu()
+            .unmap_range(&mut Vcpu::new(), vm::range(ABSENT, 1))?;
+        self.vm = Some(vm);
+        Ok(())
+    }
+
+    fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
+        let vm = self
+            .vm
+            .take()
+            .context("the pages were not mapped before they were held")?;
+        let mmu = vm.mmu();
+        let quarter = self.slice / 4;
+        let calls = self.holder(mmu).calls_for(quarter)?;
+        let alone = self.caller(mmu).calls_for(quarter)?;
+        let (met, threads) = self.together(mmu, self.slice / 2)?;
+        self.vm = Some(vm);
+        let kept_out = longer_than(&met, alone.quantile_ns(0.5));
+        let value = |latency: &Latency, q| latency.quantile_ns(q) as f64;
+        let reading = |metric, value| Reading::new(self.call, metric, value);
+        Ok(Measured {
+            readings: vec![
+                reading("call_p50_ns", value(&calls, 0.5)),
+                reading("call_p999_ns", value(&calls, 0.999)),
+                reading("kept_out_p99_ns", value(&kept_out, 0.99)),
+                Reading {
+                    latency: Some(kept_out.clone()),
+                    ..reading("kept_out_max_ns", value(&kept_out, 1.0))
+                },
+            ],
+            threads,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::CounterSet;
+    use crate::plan::tests::plan;
+
+    #[test]
+    fn every_scheme_is_met_by_both_short_calls() {
+        let mut plan = plan();
+        if plan.cpus.as_slice().len() < 2 {
+            return;
+        }
+        plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
+        plan.chain_lengths = Some(vec![1]);
+        let mut tools = Tools {
+            counters: CounterSet::open(),
+        };
+        let cells = Hold.cells(&plan).unwrap();
+        assert_eq!(cells.len(), CALLS.len() * 2 * plan.schemes.len());
+        for mut cell in cells {
+            cell.measure.prepare().unwrap();
+            let measured = cell.measure.measure(&mut tools).unwrap();
+            assert_eq!(measured.readings.len(), 4);
+            assert_eq!(measured.threads.len(), 2);
+            let in_order = |low: usize, high: usize| {
+                measured.readings[low].value <= measured.readings[high].value
+            };
+            assert!(in_order(0, 1) && in_order(2, 3), "{}", cell.scheme);
+        }
+    }
+
+    #[test]
+    fn only_what_goes_beyond_a_call_alone_is_time_kept_out() {
+        let mut calls = Latency::new();
+        calls.record_many_ns(100, 98);
+        calls.record_many_ns(900, 2);
+        let kept_out = longer_than(&calls, 100);
+        assert_eq!(kept_out.count(), 100);
+        assert_eq!(kept_out.quantile_ns(0.5), 0);
+        assert_eq!(kept_out.summary().max_ns, 800);
+    }
+
+    #[test]
+    fn a_lock_held_long_is_felt_by_those_who_want_it() {
+        let plan = plan();
+        if plan.cpus.as_slice().len() < 2 {
+            return;
+        }
+        // A walk over a thousand SPTEs holds mmu_lock; what wants the lock waits.
+        let longest = |scheme, wants| {
+            let mut cell = HoldCell::new(&plan, scheme, 1000, Op::Age, wants).unwrap();
+            cell.slice = Duration::from_millis(40);
+            cell.prepare().unwrap();
+            let mut tools = Tools {
+                counters: CounterSet::open(),
+            };
+            let measured = cell.measure(&mut tools).unwrap();
+            let find = |name| measured.readings.iter().find(|r| r.metric == name).unwrap();
+            (find("kept_out_p99_ns").value, find("call_p50_ns").value)
+        };
+        // Other work may take a CPU for the whole of it, not every time.
+        let felt = |_| {
+            let (kept_out, call) = longest("rwlock-write", Wants::OtherRmap);
+            kept_out > call / 2.0
+        };
+        assert!((0..10).any(felt));
+    }
+}
