@@ -126,7 +126,9 @@ impl Session<'_> {
             .measure
             .measure(&mut self.tools)
             .with_context(|| format!("measuring a cell of {}", cell.scheme))?;
-        let disturbed = self.watch.judge(&measured.threads);
+        // What nobody timed cannot be disturbed.
+        let timed = !measured.threads.is_empty();
+        let disturbed = self.watch.judge(&measured.threads) && timed;
         batch.tallies[index].take(measured, disturbed);
         Ok(())
     }

@@ -18,6 +18,7 @@
 //! | [`summary`] | the tables of one result file |
 //! | [`compare`] | synthetic beside real |
 //! | [`terminal`] | printing, and names that come from elsewhere |
+//! | [`usl`] | scaling curves |
 //! | [`embed`] | tables kept up to date inside markdown files |
 
 pub mod compare;
@@ -32,6 +33,7 @@ pub mod stats;
 pub mod summary;
 pub mod table;
 pub mod terminal;
+pub mod usl;
 
 pub use file::{ReadError, ResultFile, ResultWriter, WriteError};
 pub use observed::Observed;

@@ -1,8 +1,9 @@
-//! Tables of a bench result: one row per set of parameters and one column per
-//! scheme where a cost was measured per round, one row per scheme where single
-//! operations were timed.
+//! Tables of a bench result. Where a figure was measured per round: one row per
+//! scheme and one column per set of parameters, with what all columns have in
+//! common in the title; several tables where there are many columns. Where single
+//! operations were timed: one row per set of parameters and scheme.
 
-use super::shares;
+use super::{pass, scaling, shares};
 use crate::{
     ResultFile,
     latency::Latency,
@@ -21,19 +22,12 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
         })
         .collect();
     let mut groups: Vec<(&str, &str, Op)> = Vec::new();
-    for cell in &cells {
+    for cell in cells.iter().filter(|c| c.workload != pass::WORKLOAD) {
         let group = (cell.workload.as_str(), cell.metric.as_str(), cell.op);
         if !groups.contains(&group) {
             groups.push(group);
         }
     }
-    // Quantiles per round are kept for tests of significance; what is printed of
-    // a distribution is the distribution.
-    let timed_singly = |workload: &str, op: Op| {
-        cells
-            .iter()
-            .any(|c| c.workload == workload && c.op == op && c.latency.is_some())
-    };
     let mut tables = Vec::new();
     for (workload, metric, op) in groups {
         let group: Vec<&BenchRecord> = cells
@@ -45,35 +39,86 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             tables.push(latency_table(workload, metric, op, &group));
         } else if group.iter().any(|c| c.counts.is_some()) {
             tables.push(shares::table(workload, metric, op, &group));
-        } else if !timed_singly(workload, op) {
-            tables.push(rounds_table(workload, metric, op, &group));
+        } else {
+            tables.extend(rounds_tables(workload, metric, op, &group));
         }
     }
+    tables.extend(pass::tables(&cells));
+    tables.extend(scaling::tables(&cells));
     tables
 }
 
-fn rounds_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -> Table {
-    let mut schemes: Vec<&str> = Vec::new();
-    let mut rows: Vec<&Params> = Vec::new();
+/// Columns of one table, at most.
+const MOST_COLUMNS: usize = 8;
+
+/// One table, or one for each set of words that tells the columns apart but for
+/// the chain length.
+fn rounds_tables(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -> Vec<Table> {
+    let table = |cells: &[&BenchRecord]| rounds_table(workload, metric, op, cells);
+    let columns = distinct(cells, |c| describe(&c.params));
+    if columns.len() <= MOST_COLUMNS {
+        return vec![table(cells)];
+    }
+    let but_chain = |c: &BenchRecord| {
+        let params = Params {
+            chain_len: None,
+            ..c.params.clone()
+        };
+        describe(&params)
+    };
+    let parts = distinct(cells, but_chain);
+    let part = |words: &String| {
+        let cells: Vec<_> = cells
+            .iter()
+            .copied()
+            .filter(|c| but_chain(c) == *words)
+            .collect();
+        table(&cells)
+    };
+    parts.iter().map(part).collect()
+}
+
+/// What the cells have, each once, in the order of the cells.
+fn distinct<T: PartialEq>(cells: &[&BenchRecord], of: impl Fn(&BenchRecord) -> T) -> Vec<T> {
+    let mut found = Vec::new();
     for cell in cells {
-        if !schemes.contains(&cell.scheme.as_str()) {
-            schemes.push(&cell.scheme);
-        }
-        if !rows.iter().any(|p| describe(p) == describe(&cell.params)) {
-            rows.push(&cell.params);
+        let value = of(cell);
+        if !found.contains(&value) {
+            found.push(value);
         }
     }
-    let mut columns = vec![Column::text("parameters")];
-    columns.extend(schemes.iter().map(|s| Column::number(*s)));
-    let unit = metric.replace('_', " ");
-    let mut table = Table::new(format!("{workload}: {op}, {unit}"), columns);
-    for params in rows {
-        let mut row = vec![describe(params)];
-        for scheme in &schemes {
-            let cell = cells
-                .iter()
-                .find(|c| c.scheme == *scheme && describe(&c.params) == describe(params));
-            row.push(cell.map_or_else(|| "-".to_owned(), |c| summary_cell(c)));
+    found
+}
+
+fn rounds_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -> Table {
+    let schemes = distinct(cells, |c| c.scheme.clone());
+    let variants = distinct(cells, |c| describe_words(&c.params));
+    let in_all = |word: &String| variants.iter().all(|words| words.contains(word));
+    let common: Vec<String> = match variants.as_slice() {
+        [first, _, ..] => first.iter().filter(|w| in_all(w)).cloned().collect(),
+        _ => Vec::new(),
+    };
+    let mut columns = vec![Column::text("scheme")];
+    for words in &variants {
+        let own: Vec<&str> = words
+            .iter()
+            .filter(|w| !common.contains(w))
+            .map(String::as_str)
+            .collect();
+        columns.push(Column::number(own.join(", ")));
+    }
+    let mut title = format!("{workload}: {op}, {}", metric.replace('_', " "));
+    if !common.is_empty() {
+        title.push_str(&format!(" ({})", common.join(", ")));
+    }
+    let mut table = Table::new(title, columns);
+    for scheme in &schemes {
+        let mut row = vec![scheme.clone()];
+        for words in &variants {
+            let is_it =
+                |c: &&&BenchRecord| c.scheme == *scheme && describe_words(&c.params) == *words;
+            let cell = cells.iter().find(is_it);
+            row.push(cell.map_or_else(|| "-".to_owned(), |c| summary_cell(c, 1.0)));
         }
         table.row(row);
     }
@@ -111,7 +156,8 @@ fn rounds_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) ->
     table
 }
 
-fn summary_cell(cell: &BenchRecord) -> String {
+/// The median with its interval, both times `factor`.
+pub(super) fn summary_cell(cell: &BenchRecord, factor: f64) -> String {
     let mark = if cell.spoiled.is_some() { " !" } else { "" };
     match cell.summary.value() {
         Some(Summary {
@@ -120,20 +166,23 @@ fn summary_cell(cell: &BenchRecord) -> String {
             ci95_high,
             ..
         }) => {
-            format!("{}{mark}", with_interval(*median, ci95_low.zip(*ci95_high)))
+            let interval = ci95_low.zip(*ci95_high);
+            let interval = interval.map(|(low, high)| (low * factor, high * factor));
+            format!("{}{mark}", with_interval(median * factor, interval))
         }
         None => "-".to_owned(),
     }
 }
 
 fn latency_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -> Table {
-    let from = if metric.starts_with("due_") {
-        ", from when it was due"
-    } else {
-        ""
+    let what = match metric.split('_').next() {
+        Some("due") => "latency of single operations, from when it was due",
+        Some("closed") => "latency of single operations in a closed loop",
+        Some("kept") => "time that others were kept out",
+        _ => "latency of single operations",
     };
     let mut table = Table::new(
-        format!("{workload}: {op}, latency of single operations{from}"),
+        format!("{workload}: {op}, {what}"),
         vec![
             Column::text("scheme"),
             Column::text("parameters"),
@@ -169,39 +218,62 @@ fn figures(latency: &Latency) -> [String; 6] {
 }
 
 /// The parameters in words, those that tell rows apart first.
-pub(super) fn describe(params: &Params) -> String {
+pub(crate) fn describe(params: &Params) -> String {
+    describe_words(params).join(", ")
+}
+
+fn describe_words(params: &Params) -> Vec<String> {
     let mut words = Vec::new();
-    if let Some(aging) = &params.aging {
-        words.push(format!("aging {}", aging.replace('_', " ")));
-    }
+    let spaced = |text: &String| text.replace('_', " ");
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    words.extend(
+        params
+            .aging
+            .as_ref()
+            .map(|aging| format!("aging {}", spaced(aging))),
+    );
+    words.extend(params.load.as_ref().map(spaced));
     if let Some(len) = params.chain_len {
         words.push(format!("{len} SPTE{}", if len == 1 { "" } else { "s" }));
     }
+    let mix = params.chain_mix.as_ref();
+    words.extend(mix.map(|mix| format!("SPTEs:% {mix}")));
     words.extend(
         params
-            .chain_mix
-            .as_ref()
-            .map(|mix| format!("SPTEs:% {mix}")),
+            .empty_share
+            .map(|share| format!("{} empty", percent(share))),
     );
-    if let Some(cache) = params.cache {
-        words.push(cache.to_string());
-    }
-    if let Some(young) = params.young_share {
-        words.push(format!("{:.0} % young", young * 100.0));
-    }
-    if let Some(pages) = params.range_pages.filter(|p| *p != 1) {
+    words.extend(params.meets.as_ref().map(spaced));
+    words.extend(params.cache.map(|cache| cache.to_string()));
+    words.extend(
+        params
+            .young_share
+            .map(|share| format!("{} young", percent(share))),
+    );
+    let whole_slot = params.range_pages.is_some() && params.range_pages == params.slot_pages;
+    if let Some(pages) = params.range_pages.filter(|p| *p != 1 && !whole_slot) {
         words.push(format!("{pages} pages"));
     }
     if let Some(level) = params.level.filter(|l| *l != 1) {
         words.push(format!("level {level}"));
     }
-    words.extend(params.slot_pages.map(|n| format!("slot of {}", count(n))));
+    // A set that is as large as a cache allows says so by the cache.
+    let slot = match (whole_slot, params.cache) {
+        (true, _) => params
+            .slot_pages
+            .map(|n| format!("whole slot of {}", count(n))),
+        (false, None) => params.slot_pages.map(|n| format!("slot of {}", count(n))),
+        (false, Some(_)) => None,
+    };
+    words.extend(slot);
     let several = |n: u32, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     words.extend(params.agers.map(|n| several(n, "ager")));
+    let ranges = params.ranges.as_ref();
+    words.extend(ranges.map(|ranges| format!("{ranges} pages")));
     words.extend(params.vcpus.map(|n| several(n, "vCPU")));
     words.extend(params.op_interval_ns.map(|ns| match ns {
         0 => "back to back".to_owned(),
         ns => format!("every {} µs", figure(ns as f64 / 1e3)),
     }));
-    words.join(", ")
+    words
 }

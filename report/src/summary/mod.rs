@@ -1,7 +1,9 @@
 //! The tables of one result file.
 
 mod bench;
+mod pass;
 mod profile;
+mod scaling;
 mod shares;
 
 use crate::{
