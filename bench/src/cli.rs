@@ -25,6 +25,7 @@ use crate::plan::{self, Plan, PlanError, Scale};
 use crate::rng::Rng;
 use crate::runner::{self, Session};
 use crate::signals::Signals;
+use crate::stress::StressArgs;
 use crate::subject;
 use crate::thread_counts::ThreadCounts;
 use crate::topology::Placement;
@@ -49,6 +50,7 @@ pub struct Cli {
 enum Command {
     /// Measure workloads and write a result file.
     Run(RunArgs),
+    Stress(StressArgs),
 }
 
 /// What to measure and where.
@@ -126,7 +128,10 @@ impl Cli {
     /// # Errors
     /// A sentence for the user and an exit status.
     pub fn execute(self) -> Result<ExitCode, Failure> {
-        let Command::Run(args) = self.command;
+        let args = match self.command {
+            Command::Run(args) => args,
+            Command::Stress(args) => return Ok(args.run()?),
+        };
         if args.list {
             return Ok(list()?);
         }
@@ -379,7 +384,7 @@ fn read_back(path: &Path) -> Result<String> {
 
 /// Prints to stdout. A reader that has gone away is not an error: the results
 /// are in the file.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {

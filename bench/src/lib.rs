@@ -26,6 +26,7 @@
 //! | [`heap`] | counting what is allocated |
 //! | [`progress`] | remaining time |
 //! | [`signals`] | Ctrl-C |
+//! | [`stress`](mod@stress) | every operation at full speed, checked; measures nothing |
 //! | [`cli`] | the command line |
 
 pub mod cli;
@@ -43,6 +44,7 @@ pub mod progress;
 pub mod rng;
 pub mod runner;
 pub mod signals;
+pub mod stress;
 pub mod subject;
 pub mod team;
 pub mod thread_counts;

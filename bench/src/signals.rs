@@ -37,6 +37,12 @@ impl Signals {
         &self.stop
     }
 
+    /// Whether a signal came.
+    #[must_use]
+    pub fn came(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// The shell's status for a process ended by the signal that came.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {

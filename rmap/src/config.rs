@@ -1,6 +1,8 @@
 //! What a VM's MMU is built from. Plain values; checked when the MMU is built.
 
-use crate::gfn::Gfn;
+use std::{fmt, str::FromStr};
+
+use crate::{error::RmapError, gfn::Gfn};
 
 /// Aliases a memslot may have: KVM's recycling threshold, with room to pass it.
 pub const MAX_ALIASES: u32 = 4096;
@@ -36,6 +38,38 @@ pub enum LockKind {
     ParkingLot,
     /// The standard library's rwlock.
     Std,
+}
+
+impl LockKind {
+    /// All of them, the default first.
+    pub const ALL: [Self; 2] = [Self::ParkingLot, Self::Std];
+
+    /// The name used on command lines and in results.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ParkingLot => "parking-lot",
+            Self::Std => "std",
+        }
+    }
+}
+
+impl fmt::Display for LockKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for LockKind {
+    type Err = RmapError;
+
+    fn from_str(name: &str) -> Result<Self, RmapError> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        known.ok_or_else(|| RmapError::NoSuchLock {
+            name: name.to_owned(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
+    }
 }
 
 /// Everything an MMU is built from.

@@ -28,6 +28,14 @@ pub enum RmapError {
     /// The gfn lies in no memslot.
     #[error("no memslot holds {0}; map only gfns inside the configured slots")]
     NoMemslot(Gfn),
+    /// No mmu_lock has that name.
+    #[error("no lock is called {name:?}; choose one of {known}")]
+    NoSuchLock {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// The alias is not one of the configured columns.
     #[error("alias {alias} is not below the configured {aliases}; raise MmuConfig::aliases")]
     NoSuchAlias {

@@ -10,6 +10,7 @@ mod dist;
 mod process;
 mod profile;
 mod report;
+mod stress;
 mod test;
 mod vm_test;
 
@@ -45,6 +46,8 @@ enum Task {
     Compare(compare::Options),
     /// Render tables from results, or check the committed ones.
     Report(report::Options),
+    /// Run every operation at full speed and check the invariants.
+    Stress(stress::Options),
     /// Run the tests.
     Test(test::Options),
     /// Run the live tests on stock kernels under emulation.
@@ -65,6 +68,7 @@ fn run(task: Task) -> Outcome {
         Task::Profile(options) => profile::run(&options),
         Task::Compare(options) => compare::run(&options),
         Task::Report(options) => report::run(&options),
+        Task::Stress(options) => stress::run(&options),
         Task::Test(options) => test::run(&options),
         Task::VmTest(options) => vm_test::run(&options),
         Task::Dist(options) => dist::run(&options),
