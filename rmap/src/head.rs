@@ -80,6 +80,13 @@ impl HeadWord {
         self.0.addr() & MANY != 0
     }
 
+    /// Where the word points, or null; to prefetch, never to follow.
+    #[must_use]
+    #[inline]
+    pub(crate) fn target(self) -> *const () {
+        self.0.map_addr(|addr| addr & !TAGS)
+    }
+
     /// Somebody is inside the rmap.
     #[must_use]
     #[inline]

@@ -48,6 +48,7 @@ pub mod head;
 pub mod memslot;
 pub mod mmu;
 pub mod mmu_lock;
+mod prefetch;
 pub mod pte_list;
 pub mod reclaim;
 pub mod scheme;

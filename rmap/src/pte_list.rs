@@ -27,6 +27,7 @@ use crate::{
     desc::{DescCache, PTE_LIST_EXT, PteListDesc},
     error::PteListError,
     head::{Chain, HeadWord},
+    prefetch::prefetch,
     reclaim::{Garbage, Retired},
     spte::Spte,
     sync::Ordering::Relaxed,
@@ -65,19 +66,59 @@ unsafe fn walk_descs(
     let mut next = Some(first);
     while let Some(desc) = next {
         // SAFETY: I-life, from the caller.
+        next = unsafe { walk_desc(desc.as_ref(), visit)? };
+    }
+    ControlFlow::Continue(())
+}
+
+/// Visits one descriptor's SPTEs and returns the next descriptor.
+///
+/// # Safety
+/// As for [`walk`].
+#[inline(always)]
+unsafe fn walk_desc(
+    desc: &PteListDesc,
+    visit: &mut impl FnMut(&Spte) -> ControlFlow<()>,
+) -> ControlFlow<(), Option<NonNull<PteListDesc>>> {
+    desc.life.read();
+    let used = desc.spte_count.load(Relaxed) as usize;
+    for entry in desc.sptes.iter().take(used) {
+        let Some(spte) = NonNull::new(entry.load(Relaxed)) else {
+            continue;
+        };
+        // SAFETY: I-life, from the caller.
+        visit(unsafe { spte.as_ref() })?;
+    }
+    let next = NonNull::new(desc.more.load(Relaxed));
+    // All that was read belonged to a live descriptor.
+    desc.life.read();
+    ControlFlow::Continue(next)
+}
+
+/// [`walk`] that asks the cache for a descriptor's SPTEs, and for the next
+/// descriptor, before it visits the first of them.
+///
+/// # Safety
+/// As for [`walk`].
+#[inline]
+pub unsafe fn walk_prefetched(
+    word: HeadWord,
+    visit: &mut impl FnMut(&Spte) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let Chain::Many(first) = word.chain() else {
+        // SAFETY: I-life, from the caller.
+        return unsafe { walk(word, visit) };
+    };
+    let mut next = Some(first);
+    while let Some(desc) = next {
+        // SAFETY: I-life, from the caller.
         let desc = unsafe { desc.as_ref() };
-        desc.life.read();
-        let used = desc.spte_count.load(Relaxed) as usize;
-        for entry in desc.sptes.iter().take(used) {
-            let Some(spte) = NonNull::new(entry.load(Relaxed)) else {
-                continue;
-            };
-            // SAFETY: I-life, from the caller.
-            visit(unsafe { spte.as_ref() })?;
+        prefetch(desc.more.load(Relaxed));
+        for entry in &desc.sptes {
+            prefetch(entry.load(Relaxed));
         }
-        next = NonNull::new(desc.more.load(Relaxed));
-        // All that was read belonged to a live descriptor.
-        desc.life.read();
+        // SAFETY: I-life, from the caller.
+        next = unsafe { walk_desc(desc, visit)? };
     }
     ControlFlow::Continue(())
 }

@@ -4,8 +4,8 @@
 //! descriptor that left a chain may be used again. Everything else is shared by all
 //! schemes, so that a measured difference is a difference in locking.
 //!
-//! One aging callback runs [`Scheme::enter`] once, then [`Scheme::walk`] for every
-//! head of the range, then drops what `enter` returned. One mutation runs, with
+//! One aging callback runs [`Scheme::enter`] once, then [`Scheme::walk_range`] for the
+//! heads of the range (by default [`Scheme::walk`] for each), then drops what `enter` returned. One mutation runs, with
 //! mmu_lock held for write, [`Scheme::lock_for_edit`], a function of
 //! [`pte_list`](crate::pte_list), and [`Scheme::publish`].
 
@@ -97,6 +97,19 @@ pub unsafe trait Scheme: Send + Sync + 'static {
 
     /// Runs `op` on the SPTEs of one rmap.
     fn walk(guard: &mut Self::Guard<'_>, head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()>;
+
+    /// Runs `op` on the SPTEs of the rmaps of neighbouring pages: one after the
+    /// other, unless the scheme gains by knowing them together.
+    #[inline]
+    fn walk_range(
+        guard: &mut Self::Guard<'_>,
+        heads: &[RmapHead],
+        op: &mut impl AgeOp,
+    ) -> ControlFlow<()> {
+        heads
+            .iter()
+            .try_for_each(|head| Self::walk(guard, head, op))
+    }
 
     /// Whether the callback got by without waiting for mmu_lock.
     fn was_fast(guard: &Self::Guard<'_>) -> bool;

@@ -15,6 +15,7 @@ pub mod bitlock_seed;
 pub mod rcu;
 pub mod rwlock_read;
 pub mod rwlock_write;
+pub mod single_batched;
 pub mod single_bitlock;
 pub mod single_fallback;
 pub mod single_recheck;
@@ -98,6 +99,7 @@ static SCHEMES: &[SchemeInfo] = &[
     single_fallback::INFO,
     single_recheck::INFO,
     single_bitlock::INFO,
+    single_batched::INFO,
     rcu::INFO,
 ];
 

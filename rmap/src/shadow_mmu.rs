@@ -205,8 +205,7 @@ impl<S: Scheme> ShadowMmu<S> {
         for (slot, range) in self.slots.overlapping(range) {
             let over = match S::ORDER {
                 WalkOrder::LevelOuter => Level::ALL.iter().try_for_each(|&level| {
-                    let mut heads = slot.heads(&range, level).iter();
-                    heads.try_for_each(|head| S::walk(&mut guard, head, op))
+                    S::walk_range(&mut guard, slot.heads(&range, level), op)
                 }),
                 WalkOrder::GfnOuter => (range.start.0..range.end.0).try_for_each(|gfn| {
                     let mut heads = Level::ALL
