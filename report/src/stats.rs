@@ -4,6 +4,10 @@
 //! tail and no known distribution. Every function returns `None` rather than
 //! a figure it has no grounds for.
 
+mod rank;
+
+pub use rank::{SIGNIFICANT, geometric_mean, mann_whitney_p};
+
 /// Values sorted, or `None` if there are none or one is not finite.
 fn sorted(values: &[f64]) -> Option<Vec<f64>> {
     if values.is_empty() || values.iter().any(|v| !v.is_finite()) {

@@ -23,7 +23,8 @@ const REFERENCE_PROFILE: &str = "results/reference/profile.jsonl";
 /// Without files, measures both sides first (about four minutes).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// A bench result and a profile, in any order; with none, both are made
+    /// A bench result and a profile, in any order, or two bench results of one host,
+    /// the older first; with none, a bench result and a profile are made
     #[arg(num_args = 0..=2, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Share of SPTEs with the Accessed bit set on the synthetic side, 0 to 1
@@ -49,10 +50,16 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let (bench, profile) = match options.files.as_slice() {
         [] => measure()?,
         [one] => bail!(
-            "{} alone cannot be compared: name a bench result and a profile, or nothing",
+            "{} alone cannot be compared: name a bench result and a profile, two bench results, or nothing",
             one.display()
         ),
-        [a, b, ..] => sides(ResultFile::read(a)?, ResultFile::read(b)?),
+        [a, b, ..] => {
+            let (a, b) = (ResultFile::read(a)?, ResultFile::read(b)?);
+            if a.context.kind == ResultKind::Bench && b.context.kind == ResultKind::Bench {
+                return runs(options, &a, &b);
+            }
+            sides(a, b)
+        }
     };
     let mut comparison = compare::compare(&bench, &profile, options.young.map(YoungShares::all))?;
     if let Some(unknown) = options
@@ -78,6 +85,26 @@ pub(crate) fn run(options: &Options) -> Outcome {
     ::report::say!("bench:   {}", bench.path.display());
     ::report::say!("profile: {}", profile.path.display());
     ::report::say!("cargo xtask report FILE prints all tables of one of them");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Two bench runs of one host, the older first.
+fn runs(options: &Options, base: &ResultFile, new: &ResultFile) -> Outcome {
+    let mut compared = compare::compare_runs(base, new)?;
+    if !options.schemes.is_empty() {
+        compared
+            .changes
+            .retain(|c| options.schemes.contains(&c.scheme));
+    }
+    if options.json {
+        ::report::out!("{}", serde_json::to_string_pretty(&compared)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for table in compared.tables() {
+        ::report::out!("{}", table.render(Format::from(options.format)))?;
+    }
+    ::report::say!("baseline: {}", base.path.display());
+    ::report::say!("now:      {}", new.path.display());
     Ok(ExitCode::SUCCESS)
 }
 

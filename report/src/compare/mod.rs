@@ -10,11 +10,13 @@
 
 mod marginal;
 mod real;
+mod runs;
 mod synthetic;
 
 pub use marginal::{Marginal, Side};
 pub use real::costs as real_costs;
 pub use real::{Band, RealCost};
+pub use runs::{Change, NotComparable, RunComparison, check_host, compare_runs};
 pub use synthetic::{Curve, Point};
 
 use serde::Serialize;

@@ -6,6 +6,8 @@ mod profile;
 mod scaling;
 mod shares;
 
+pub(crate) use bench::describe;
+
 use crate::{
     ResultFile,
     schema::{Context, ResultKind},

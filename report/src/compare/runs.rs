@@ -1,0 +1,318 @@
+//! One bench run beside another of the same host.
+//!
+//! Rows are cells with the same workload, scheme, operation, metric and
+//! parameters; what only one run has is counted and left out. A change is given as
+//! a figure only where the rounds of the two runs differ by more than chance
+//! (Mann-Whitney, p ≤ 0.05); elsewhere `~` is printed. Runs of two hosts are not
+//! compared: their ratio would be one of machines.
+
+use serde::Serialize;
+
+use crate::{
+    ResultFile,
+    schema::{BenchRecord, Host, Op, Params, Record, ResultKind, Summary},
+    stats::{SIGNIFICANT, geometric_mean, mann_whitney_p},
+    summary::describe,
+    table::{Column, Table, with_interval},
+};
+
+/// Why two runs are not compared.
+#[derive(Debug, thiserror::Error)]
+pub enum NotComparable {
+    /// A file holds no bench run.
+    #[error("{path} is a {found} result: a bench run is compared with a bench run")]
+    Kind {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What it is.
+        found: ResultKind,
+    },
+    /// The runs are of two hosts, or of one that was changed.
+    #[error(
+        "{base} was measured elsewhere: its {what} is {there}, here it is {here}; \
+         measure a baseline on this host"
+    )]
+    Host {
+        /// The older run.
+        base: std::path::PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// Its value in the older run.
+        there: String,
+        /// Its value in the newer run.
+        here: String,
+    },
+    /// No cell is in both.
+    #[error(
+        "{base} and {new} have no cell in common: run the same workloads, schemes and scale \
+         (the baseline's command was: {command})"
+    )]
+    NothingInCommon {
+        /// The older run.
+        base: std::path::PathBuf,
+        /// The newer run.
+        new: std::path::PathBuf,
+        /// How the older run was made.
+        command: String,
+    },
+}
+
+/// One cell in both runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// The workload.
+    pub workload: String,
+    /// The scheme, peer or limit.
+    pub scheme: String,
+    /// What was timed.
+    pub op: Op,
+    /// What the figures are.
+    pub metric: String,
+    /// The parameters, in words.
+    pub params: String,
+    /// The older figure.
+    pub base: Summary,
+    /// The newer figure.
+    pub new: Summary,
+    /// Newer over older median.
+    pub ratio: f64,
+    /// Probability of such a difference by chance.
+    pub p: f64,
+    /// Whether either figure is marked as spoiled.
+    pub spoiled: bool,
+}
+
+impl Change {
+    /// Whether the runs differ by more than chance.
+    #[must_use]
+    pub fn is_significant(&self) -> bool {
+        self.p <= SIGNIFICANT
+    }
+
+    /// Whether the newer run is slower by more than `percent`, and not by chance.
+    #[must_use]
+    pub fn is_slower_by(&self, percent: f64) -> bool {
+        is_cost(&self.metric) && self.is_significant() && self.ratio > 1.0 + percent / 100.0
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "{} {} {}, {}",
+            self.workload, self.scheme, self.op, self.params
+        )
+    }
+}
+
+/// Whether more of this metric is worse: times, in any unit.
+fn is_cost(metric: &str) -> bool {
+    metric.starts_with("ns_") || metric.ends_with("_ns") || metric.starts_with("s_per_")
+}
+
+/// Two runs of one host.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunComparison {
+    /// The cells both runs have.
+    pub changes: Vec<Change>,
+    /// Cells that only one of them has.
+    pub only_one: usize,
+}
+
+/// Checks that a run was made on this host.
+///
+/// # Errors
+/// Names the first thing that differs.
+pub fn check_host(base: &ResultFile, here: &Host) -> Result<(), NotComparable> {
+    if base.context.kind != ResultKind::Bench {
+        let (path, found) = (base.path.clone(), base.context.kind);
+        return Err(NotComparable::Kind { path, found });
+    }
+    let there = &base.context.host;
+    let told = |o: &crate::Observed<String>| o.value().cloned().unwrap_or_default();
+    let facts = [
+        ("CPU model", told(&there.cpu_model), told(&here.cpu_model)),
+        (
+            "number of CPUs",
+            there.cpus_online.to_string(),
+            here.cpus_online.to_string(),
+        ),
+        (
+            "kernel",
+            there.kernel_release.clone(),
+            here.kernel_release.clone(),
+        ),
+        (
+            "hypervisor",
+            told(&there.hypervisor),
+            told(&here.hypervisor),
+        ),
+    ];
+    match facts.into_iter().find(|(_, there, here)| there != here) {
+        None => Ok(()),
+        Some((what, there, here)) => Err(NotComparable::Host {
+            base: base.path.clone(),
+            what,
+            there,
+            here,
+        }),
+    }
+}
+
+/// Compares a run with an older one of the same host.
+///
+/// # Errors
+/// [`NotComparable`], in one sentence.
+pub fn compare_runs(base: &ResultFile, new: &ResultFile) -> Result<RunComparison, NotComparable> {
+    if new.context.kind != ResultKind::Bench {
+        let (path, found) = (new.path.clone(), new.context.kind);
+        return Err(NotComparable::Kind { path, found });
+    }
+    check_host(base, &new.context.host)?;
+    let (old, cells) = (cells(base), cells(new));
+    let mut changes = Vec::new();
+    for cell in &cells {
+        let before = old.iter().find(|before| same(before, cell));
+        changes.extend(before.and_then(|before| change(before, cell)));
+    }
+    if changes.is_empty() {
+        return Err(NotComparable::NothingInCommon {
+            base: base.path.clone(),
+            new: new.path.clone(),
+            command: base.context.command.join(" "),
+        });
+    }
+    let only_one = old.len() + cells.len() - 2 * changes.len();
+    Ok(RunComparison { changes, only_one })
+}
+
+fn cells(file: &ResultFile) -> Vec<&BenchRecord> {
+    let records = file.records.iter();
+    records
+        .filter_map(|record| match record {
+            Record::Bench(cell) => Some(&**cell),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether two cells measured the same thing. The share of huge pages is an
+/// outcome of the run, not a question put to it.
+fn same(a: &BenchRecord, b: &BenchRecord) -> bool {
+    let asked = |params: &Params| Params {
+        huge_page_share: None,
+        ..params.clone()
+    };
+    (a.workload == b.workload && a.scheme == b.scheme && a.op == b.op && a.metric == b.metric)
+        && asked(&a.params) == asked(&b.params)
+}
+
+fn change(base: &BenchRecord, new: &BenchRecord) -> Option<Change> {
+    let (before, after) = (base.summary.value()?, new.summary.value()?);
+    let p = mann_whitney_p(&base.rounds, &new.rounds)?;
+    Some(Change {
+        workload: new.workload.clone(),
+        scheme: new.scheme.clone(),
+        op: new.op,
+        metric: new.metric.clone(),
+        params: describe(&new.params),
+        base: before.clone(),
+        new: after.clone(),
+        ratio: after.median / before.median,
+        p,
+        spoiled: base.spoiled.is_some() || new.spoiled.is_some(),
+    })
+}
+
+impl RunComparison {
+    /// The cells that are slower by more than `percent`, and not by chance.
+    pub fn slower(&self, percent: f64) -> impl Iterator<Item = &Change> {
+        self.changes.iter().filter(move |c| c.is_slower_by(percent))
+    }
+
+    /// One sentence that names them, or `None` if there are none.
+    #[must_use]
+    pub fn verdict(&self, percent: f64) -> Option<String> {
+        let slower: Vec<_> = self.slower(percent).collect();
+        let worst = slower.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))?;
+        Some(format!(
+            "{} of {} cells are slower than the baseline by more than {percent} %, the worst by \
+             {:.1} % ({})",
+            slower.len(),
+            self.changes.len(),
+            (worst.ratio - 1.0) * 100.0,
+            worst.describe()
+        ))
+    }
+
+    /// One table per workload, operation and metric, each with its geometric mean.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Table> {
+        let mut tables = Vec::new();
+        let group = |a: &Change, b: &Change| {
+            a.workload == b.workload && a.op == b.op && a.metric == b.metric
+        };
+        let mut done: Vec<&Change> = Vec::new();
+        for first in &self.changes {
+            if done.iter().any(|other| group(other, first)) {
+                continue;
+            }
+            done.push(first);
+            let rows: Vec<_> = self.changes.iter().filter(|c| group(c, first)).collect();
+            tables.push(table(&rows, first));
+        }
+        if self.only_one > 0
+            && let Some(last) = tables.last_mut()
+        {
+            last.note(format!("{} cells are in one run only.", self.only_one));
+        }
+        tables
+    }
+}
+
+fn table(rows: &[&Change], first: &Change) -> Table {
+    let unit = first.metric.replace('_', " ");
+    let columns = vec![
+        Column::text("parameters"),
+        Column::text("scheme"),
+        Column::number("baseline"),
+        Column::number("now"),
+        Column::number("change"),
+        Column::number("p"),
+        Column::number("n"),
+    ];
+    let title = format!(
+        "{}: {}, {unit}, against the baseline",
+        first.workload, first.op
+    );
+    let mut table = Table::new(title, columns);
+    for row in rows {
+        let mark = if row.spoiled { " (spoiled)" } else { "" };
+        table.row(vec![
+            row.params.clone(),
+            format!("{}{mark}", row.scheme),
+            median(&row.base),
+            median(&row.new),
+            if row.is_significant() {
+                percent(row.ratio)
+            } else {
+                "~".to_owned()
+            },
+            format!("{:.3}", row.p),
+            format!("{}+{}", row.base.n, row.new.n),
+        ]);
+    }
+    let ratios: Vec<f64> = rows.iter().map(|row| row.ratio).collect();
+    let mean = geometric_mean(&ratios).map_or_else(|| "-".to_owned(), percent);
+    let blank = String::new;
+    let last = ["geometric mean".to_owned(), blank(), blank(), blank(), mean];
+    table.row(last.into_iter().chain([blank(), blank()]).collect());
+    table.note("Medians with 95 % intervals; `~`: no difference at p ≤ 0.05 (Mann-Whitney).");
+    table
+}
+
+fn percent(ratio: f64) -> String {
+    format!("{:+.1} %", (ratio - 1.0) * 100.0)
+}
+
+fn median(summary: &Summary) -> String {
+    with_interval(summary.median, summary.ci95_low.zip(summary.ci95_high))
+}
