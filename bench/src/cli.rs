@@ -16,6 +16,7 @@ use report::schema::{Outcome, Record, ResultKind};
 use report::table::Format;
 use report::{ResultFile, ResultWriter, host, summary};
 
+use crate::baseline::BaselineArgs;
 use crate::clock::Clock;
 use crate::counters::CounterSet;
 use crate::cpus::{CpuError, CpuList, pin_current_thread};
@@ -99,6 +100,8 @@ struct RunArgs {
     /// Seed of all random orders; a fresh one if not given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    #[command(flatten)]
+    baseline: BaselineArgs,
 }
 
 /// A failure and the exit status that goes with it.
@@ -168,6 +171,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| host::default_output(ResultKind::Bench));
     let mut context = args.context(plan.seed);
+    let baseline = args.baseline.open(&context.host)?;
     let counters = CounterSet::open();
     context.missing_counters = counters.missing();
     let writer = ResultWriter::create(&path, context)?;
@@ -177,6 +181,17 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         ResultFile::read(&ended.path).context("the result file just written does not read back")?;
     print(&args.render(&file)?)?;
     report::say!("result: {}", ended.path.display());
+    let too_slow = match &baseline {
+        Some(baseline) if ended.failure.is_none() && file.is_complete() => {
+            let (tables, too_slow) = baseline.compare(&file)?;
+            print(&tables)?;
+            too_slow
+        }
+        _ => None,
+    };
+    if let Some(sentence) = too_slow {
+        anyhow::bail!(sentence);
+    }
     match ended.failure {
         Some(failure) => Err(failure),
         None if file.is_complete() => Ok(ExitCode::SUCCESS),

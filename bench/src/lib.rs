@@ -16,6 +16,7 @@
 //! | [`plan`] | what was asked for: scale, schemes, CPUs, rounds, seed, time |
 //! | [`runner`] | rounds, interleaving, records |
 //! | [`team`] | pinned threads between a start and an end barrier |
+//! | [`baseline`] | comparison with an older run |
 //! | [`clock`] | the TSC, what reading it costs |
 //! | [`counters`] | perf events, or the reason why not |
 //! | [`disturb`] | who else used our CPUs |
@@ -29,6 +30,7 @@
 //! | [`stress`](mod@stress) | every operation at full speed, checked; measures nothing |
 //! | [`cli`] | the command line |
 
+pub mod baseline;
 pub mod cli;
 pub mod clock;
 pub mod counters;
