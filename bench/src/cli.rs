@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::counters::CounterSet;
 use crate::cpus::{CpuError, CpuList, pin_current_thread};
 use crate::disturb::RunWatch;
+use crate::frequency;
 use crate::memory::{self, Caches, TooLarge};
 use crate::plan::{self, Plan, PlanError, Scale};
 use crate::rng::Rng;
@@ -270,6 +271,9 @@ fn announce(plan: &Plan) {
         plan.clock.source(),
         plan.clock.overhead_ns(),
     );
+    if let Some(warning) = frequency::warning(&plan.cpus) {
+        report::say!("warning: {warning}");
+    }
 }
 
 impl RunArgs {

@@ -24,6 +24,7 @@
 //! | [`topology`] | where CPUs lie; placements |
 //! | [`thread_counts`] | how many threads scaling workloads use |
 //! | [`memory`] | cache sizes, and what working sets fit |
+//! | [`frequency`] | whether the CPUs' frequency moves |
 //! | [`heap`] | counting what is allocated |
 //! | [`progress`] | remaining time |
 //! | [`signals`] | Ctrl-C |
@@ -36,6 +37,7 @@ pub mod clock;
 pub mod counters;
 pub mod cpus;
 pub mod disturb;
+pub mod frequency;
 pub mod heap;
 pub mod huge_pages;
 pub mod limits;

@@ -170,6 +170,97 @@ fn cpu_lists_that_cannot_be_used_are_refused() {
     );
 }
 
+/// Runs the benchmark through a shell that first does something to itself.
+fn run_after(first: &str, args: &str) -> Output {
+    let binary = env!("CARGO_BIN_EXE_rmapscope-bench");
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("{first} && exec '{binary}' run {args}");
+    let mut shell = Command::new("sh");
+    let output = shell
+        .args(["-c", &script])
+        .current_dir(folder.path())
+        .output();
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    output.unwrap()
+}
+
+fn assert_cpu_1_forbidden(output: &Output) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(
+        text.contains("CPU 1 is forbidden") && text.contains("may use 0"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_cpu_that_an_affinity_mask_forbids_is_refused() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("skipped: needs two CPUs");
+        return;
+    }
+    let forbid = "taskset -cp 0 $$ >/dev/null";
+    assert_cpu_1_forbidden(&run_after(forbid, "walk --cpus=0-1"));
+    // Without a list only the CPU allowed is used, and that is one too few.
+    let output = run_after(forbid, "agers");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("CPU list 0 has 1"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// A cpuset of CPU 0 alone; removed when it is dropped.
+struct CpuSet(std::path::PathBuf);
+
+impl CpuSet {
+    fn new() -> std::io::Result<Self> {
+        let v1 = Path::new("/sys/fs/cgroup/cpuset");
+        let parent = if v1.is_dir() {
+            v1
+        } else {
+            Path::new("/sys/fs/cgroup")
+        };
+        let folder = parent.join(format!("rmapscope-bench-test-{}", std::process::id()));
+        std::fs::create_dir(&folder)?;
+        let set = Self(folder);
+        std::fs::write(set.0.join("cpuset.cpus"), "0")?;
+        std::fs::write(set.0.join("cpuset.mems"), "0")?;
+        Ok(set)
+    }
+}
+
+impl Drop for CpuSet {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_cpu_that_a_cgroup_forbids_is_refused() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("skipped: needs two CPUs");
+        return;
+    }
+    let set = match CpuSet::new() {
+        Ok(set) => set,
+        Err(error) => {
+            eprintln!("skipped: no cpuset can be made: {error}");
+            return;
+        }
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs", set.0.display());
+    assert_cpu_1_forbidden(&run_after(&enter, "walk --cpus=0-1"));
+}
+
+#[test]
+fn siblings_are_asked_for_only_where_there_are_some() {
+    let (output, _folder) = run(&["--list", "--placement=smt"]);
+    assert!(output.status.success());
+    assert_refused(&["--placement=diagonal"], &["diagonal", "scatter"]);
+}
+
 #[test]
 fn an_existing_result_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
