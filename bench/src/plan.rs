@@ -49,8 +49,8 @@ impl Scale {
     #[must_use]
     pub fn budget(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Quick => 60,
-            Self::Full => 600,
+            Self::Quick => 40,
+            Self::Full => 480,
         })
     }
 }

@@ -46,7 +46,7 @@ fn grids(plan: &Plan) -> Vec<Grid> {
     let large = Grid {
         cache: Cache::Cold,
         slot_pages: heads.next_multiple_of(512).max(SMALL_SLOT),
-        empty_shares: &[0.5, 0.99],
+        empty_shares: &[0.99],
     };
     match plan.scale {
         Scale::Quick => vec![small],
