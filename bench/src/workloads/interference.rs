@@ -1,10 +1,10 @@
 //! `interference`: what aging does to faulting and zapping vCPUs.
 //!
 //! vCPU threads zap and fault a random SPTE of a random page of their own, in turn,
-//! under no aging, periodic aging (a sweep over all pages every [`PERIOD`]) and
+//! under no aging, periodic aging (a sweep over all pages every `PERIOD`) and
 //! back-to-back aging, under two loads:
 //!
-//! - **paced**: one operation due every [`PACE`]. Two times are kept of each, told
+//! - **paced**: one operation due every `PACE`. Two times are kept of each, told
 //!   apart by the metric: `due_*` runs from the moment the operation was due, so a
 //!   stall counts for every operation it delayed (no coordinated omission), and
 //!   `service_*` from the start of the call. What was due and could not be begun

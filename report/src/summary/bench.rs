@@ -51,27 +51,29 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
 /// Columns of one table, at most.
 const MOST_COLUMNS: usize = 8;
 
-/// One table, or one for each set of words that tells the columns apart but for
-/// the chain length.
+/// One table, or one for each set of words that tells the columns apart beside
+/// the chain length and the aging.
 fn rounds_tables(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -> Vec<Table> {
     let table = |cells: &[&BenchRecord]| rounds_table(workload, metric, op, cells);
     let columns = distinct(cells, |c| describe(&c.params));
     if columns.len() <= MOST_COLUMNS {
         return vec![table(cells)];
     }
-    let but_chain = |c: &BenchRecord| {
+    let beside = |c: &BenchRecord| {
         let params = Params {
             chain_len: None,
+            aging: None,
+            agers: c.params.agers.filter(|_| c.params.vcpus.is_none()),
             ..c.params.clone()
         };
         describe(&params)
     };
-    let parts = distinct(cells, but_chain);
+    let parts = distinct(cells, beside);
     let part = |words: &String| {
         let cells: Vec<_> = cells
             .iter()
             .copied()
-            .filter(|c| but_chain(c) == *words)
+            .filter(|c| beside(c) == *words)
             .collect();
         table(&cells)
     };
