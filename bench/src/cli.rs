@@ -26,6 +26,7 @@ use crate::memory::{self, Caches, TooLarge};
 use crate::plan::{self, Plan, PlanError, Scale};
 use crate::rng::Rng;
 use crate::runner::{self, Session};
+use crate::self_test::{self, SelfTestArgs};
 use crate::signals::Signals;
 use crate::stress::StressArgs;
 use crate::subject;
@@ -52,6 +53,8 @@ pub struct Cli {
 enum Command {
     /// Measure workloads and write a result file.
     Run(RunArgs),
+    /// Show what the test of significance sees: equal things, and one made slower.
+    SelfTest(SelfTestArgs),
     Stress(StressArgs),
 }
 
@@ -135,6 +138,7 @@ impl Cli {
         let args = match self.command {
             Command::Run(args) => args,
             Command::Stress(args) => return Ok(args.run()?),
+            Command::SelfTest(args) => return Ok(self_test::run(&args)?),
         };
         if args.list {
             return Ok(list()?);

@@ -27,6 +27,7 @@
 //! | [`frequency`] | whether the CPUs' frequency moves |
 //! | [`heap`] | counting what is allocated |
 //! | [`progress`] | remaining time |
+//! | [`self_test`] | whether the statistics see what is there, and only that |
 //! | [`signals`] | Ctrl-C |
 //! | [`stress`](mod@stress) | every operation at full speed, checked; measures nothing |
 //! | [`cli`] | the command line |
@@ -47,6 +48,7 @@ pub mod plan;
 pub mod progress;
 pub mod rng;
 pub mod runner;
+pub mod self_test;
 pub mod signals;
 pub mod stress;
 pub mod subject;

@@ -35,6 +35,8 @@ pub struct Subject {
     pub concurrent: bool,
     /// The most SPTEs that can map one gfn.
     pub max_aliases: u32,
+    /// A large set of pages is mapped in little time.
+    pub quick_to_fill: bool,
     /// It maps huge pages.
     pub huge_pages: bool,
     build: fn(&MmuConfig) -> Result<Box<dyn Mmu>, RmapError>,
@@ -57,6 +59,7 @@ impl Subject {
             sound: info.sound,
             concurrent: true,
             max_aliases: info.max_aliases(),
+            quick_to_fill: true,
             huge_pages: true,
             build: info.build,
         }
@@ -74,6 +77,7 @@ impl Subject {
             sound: true,
             concurrent: true,
             max_aliases: rmap::config::MAX_ALIASES,
+            quick_to_fill: false,
             huge_pages: true,
             build,
         }
@@ -87,6 +91,7 @@ impl Subject {
         Self {
             kind: Kind::Limit,
             concurrent: false,
+            quick_to_fill: true,
             huge_pages: false,
             ..Self::peer(name, summary, build)
         }

@@ -10,19 +10,27 @@ use anyhow::Result;
 
 use crate::{Outcome, process};
 
+/// The program's own subcommand for showing what its statistics see.
+const SELF_TEST: &str = "self-test";
+
 /// Everything after `bench` is the benchmark's own: see `cargo xtask bench --help`.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// Workloads and flags, e.g. `--quick`, `walk --schemes bitlock,rcu`, `--list`
+    /// Workloads and flags, e.g. `--quick`, `walk --schemes bitlock,rcu`, `--list`,
+    /// `--baseline FILE --fail-if-slower 10`; `self-test` shows what the statistics see
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 
 /// Builds and runs the benchmark with the arguments given.
 pub(crate) fn run(options: &Options) -> Outcome {
-    let mut command = command()?;
-    command.args(&options.arguments);
+    let (subcommand, arguments) = match options.arguments.split_first() {
+        Some((first, rest)) if first == SELF_TEST => (SELF_TEST, rest),
+        _ => ("run", options.arguments.as_slice()),
+    };
+    let mut command = command(subcommand)?;
+    command.args(arguments);
     let status = process::status(&mut command)?;
     let code = status
         .code()
@@ -33,7 +41,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
 
 /// Runs the quick suite into a new result file, without printing its tables.
 pub(crate) fn quick(output: &Path) -> Result<PathBuf> {
-    let mut command = command()?;
+    let mut command = command("run")?;
     command
         .arg("--quick")
         .arg("--output")
@@ -43,10 +51,10 @@ pub(crate) fn quick(output: &Path) -> Result<PathBuf> {
     Ok(output.to_owned())
 }
 
-fn command() -> Result<Command> {
+fn command(subcommand: &str) -> Result<Command> {
     let mut command = Command::new(process::build("bench", "rmapscope-bench")?);
     command
-        .arg("run")
+        .arg(subcommand)
         .env(::report::host::REVISION_VARIABLE, process::git_revision());
     Ok(command)
 }

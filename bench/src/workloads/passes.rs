@@ -165,7 +165,11 @@ fn after_pass(timing: Timing, ground: &mut Ground, track: &mut Track) {
     }
 }
 
-fn walk(op: Op, repeats: u32, ground: &Ground) -> Result<()> {
+/// Calls `op` on every range of the segment entered, `repeats` times.
+///
+/// # Errors
+/// When the ground was not built, or `op` is no aging callback.
+pub fn walk(op: Op, repeats: u32, ground: &Ground) -> Result<()> {
     let pages = ground.range_pages;
     let Some((vm, starts)) = ground.way() else {
         bail!("the pages were not mapped before they were walked");

@@ -25,7 +25,7 @@ use report::schema::{Cache, Op, Params};
 
 use crate::disturb::ThreadWatch;
 use crate::plan::{Plan, Scale};
-use crate::subject::{self, Subject};
+use crate::subject;
 use crate::workload::{Cell, Measure, Measured, Tools, Workload};
 use crate::workloads::ground::{Ground, SEGMENTS, Track};
 use crate::workloads::passes::{Passes, Timing};
@@ -37,6 +37,10 @@ const MOST_PER_ROUND: Duration = Duration::from_millis(40);
 const COLD_FACTOR: u64 = 2;
 /// Pages of a hot set, at least and at most; the L2 decides between them.
 const HOT_GFNS: (u64, u64) = (64, 1024);
+/// A range of the whole hot set, and so of its slot.
+const WHOLE_SLOT: u64 = HOT_GFNS.1;
+/// Chain lengths around the edges of the layout, and up to KVM's limit.
+const ALL_CHAINS: [u32; 14] = [0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000];
 /// Every SPTE young: a running guest.
 const YOUNG: f64 = 1.0;
 /// No SPTE young: a paused guest, or the second pass of an ager.
@@ -49,57 +53,74 @@ struct Grid {
     young_shares: &'static [f64],
     range_pages: u64,
     chains: &'static [u32],
+    /// Whether subjects are left out that take long to fill a large set.
+    only_quick_to_fill: bool,
 }
 
 /// The quick grids are for the comparison with real callbacks: young, one page,
 /// and of the rest what shows its direction.
-const QUICK: [Grid; 4] = [
-    Grid {
-        cache: Cache::Hot,
-        young_shares: &[YOUNG],
-        range_pages: 1,
-        chains: &[0, 1, 2, 4, 14, 15, 16, 64, 200, 256],
-    },
-    Grid {
-        cache: Cache::Hot,
-        young_shares: &[OLD],
-        range_pages: 1,
-        chains: &[1, 4, 16, 64, 256],
-    },
-    Grid {
-        cache: Cache::Hot,
-        young_shares: &[YOUNG],
-        range_pages: 64,
-        chains: &[0, 1, 4, 16, 64],
-    },
-    Grid {
-        cache: Cache::Cold,
-        young_shares: &[YOUNG, OLD],
-        range_pages: 1,
-        chains: &[1, 4, 16, 64],
-    },
+const QUICK: [Grid; 7] = [
+    Grid::new(
+        Cache::Hot,
+        &[YOUNG],
+        1,
+        &[0, 1, 2, 4, 14, 15, 16, 64, 200, 256],
+    ),
+    Grid::new(Cache::Hot, &[OLD], 1, &[1, 4, 16, 64, 256]),
+    Grid::new(Cache::Hot, &[YOUNG], 64, &[0, 1, 4, 16, 64]),
+    Grid::new(Cache::Hot, &[OLD], 64, &[1, 16]),
+    Grid::new(Cache::Hot, &[OLD], WHOLE_SLOT, &[1]),
+    Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 4, 16, 64]).only_quick_to_fill(),
+    Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1, 16]).only_quick_to_fill(),
 ];
 
-const FULL: [Grid; 3] = [
-    Grid {
-        cache: Cache::Hot,
-        young_shares: &[YOUNG, OLD],
-        range_pages: 1,
-        chains: &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000],
-    },
-    Grid {
-        cache: Cache::Hot,
-        young_shares: &[YOUNG, OLD],
-        range_pages: 64,
-        chains: &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000],
-    },
-    Grid {
-        cache: Cache::Cold,
-        young_shares: &[YOUNG, OLD],
-        range_pages: 1,
-        chains: &[0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256],
-    },
+const FULL: [Grid; 8] = [
+    Grid::new(Cache::Hot, &[YOUNG, OLD], 1, &ALL_CHAINS),
+    Grid::new(Cache::Hot, &[YOUNG, OLD], 64, &ALL_CHAINS),
+    Grid::new(Cache::Hot, &[YOUNG, OLD], 8, &[1, 16]),
+    Grid::new(Cache::Hot, &[YOUNG, OLD], 512, &[0, 1, 16]),
+    Grid::new(Cache::Hot, &[YOUNG, OLD], WHOLE_SLOT, &[0, 1]),
+    Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 16]),
+    Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1, 16]),
+    Grid::new(
+        Cache::Cold,
+        &[YOUNG, OLD],
+        1,
+        &[0, 2, 4, 8, 14, 15, 32, 64, 128, 200, 256],
+    )
+    .only_quick_to_fill(),
 ];
+
+impl Grid {
+    const fn new(
+        cache: Cache,
+        young_shares: &'static [f64],
+        range_pages: u64,
+        chains: &'static [u32],
+    ) -> Self {
+        Self {
+            cache,
+            young_shares,
+            range_pages,
+            chains,
+            only_quick_to_fill: false,
+        }
+    }
+
+    const fn only_quick_to_fill(self) -> Self {
+        Self {
+            only_quick_to_fill: true,
+            ..self
+        }
+    }
+
+    /// The subjects measured with chains of this length.
+    fn subjects(&self, plan: &Plan, chain_len: u32) -> Vec<String> {
+        subject::keep(&plan.schemes, |s| {
+            chain_len <= s.max_aliases && (s.quick_to_fill || !self.only_quick_to_fill)
+        })
+    }
+}
 
 fn grids(scale: Scale) -> &'static [Grid] {
     match scale {
@@ -135,8 +156,7 @@ impl Workload for Walk {
         let mut family = 0;
         for grid in grids {
             for chain_len in plan.chains_of(grid.chains) {
-                let able = |s: &Subject| chain_len <= s.max_aliases;
-                for scheme in &subject::keep(&plan.schemes, able) {
+                for scheme in &grid.subjects(plan, chain_len) {
                     add_cells(&mut cells, plan, scheme, grid, chain_len, family);
                 }
                 family += 1;
@@ -193,7 +213,8 @@ fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32, range_pages: u64) -> u64 
     match cache {
         Cache::Hot => {
             let fits = (plan.caches.l2_bytes / 2 / each).max(1);
-            (1_u64 << fits.ilog2()).clamp(HOT_GFNS.0, HOT_GFNS.1)
+            let fits = (1_u64 << fits.ilog2()).clamp(HOT_GFNS.0, HOT_GFNS.1);
+            fits.max(range_pages)
         }
         Cache::Cold => {
             let needed = (plan.caches.llc_bytes * COLD_FACTOR).div_ceil(each);

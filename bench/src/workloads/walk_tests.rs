@@ -82,7 +82,8 @@ fn a_cold_cell_alone_goes_through_twice_the_llc_before_a_page_comes_again() {
                 for _ in 0..SEGMENTS {
                     let mut ground = cell.ground.borrow_mut();
                     ground.enter(&mut cell.track);
-                    pages.extend(ground.starts().iter().copied());
+                    let ranges = ground.starts().iter();
+                    pages.extend(ranges.flat_map(|&s| s..s + grid.range_pages));
                 }
                 let bytes = pages.len() as u64 * vm::walked_bytes_per_gfn(chain_len);
                 assert!(bytes >= 2 * plan.caches.llc_bytes, "{chain_len}: {bytes}");
