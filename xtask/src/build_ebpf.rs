@@ -8,7 +8,7 @@
 //! beside it names the sources by hash and the tools by version; with the same
 //! tools a rebuild is bit-identical wherever the checkout lies.
 
-mod core_source;
+pub(crate) mod core_source;
 mod manifest;
 
 use std::{

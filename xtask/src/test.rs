@@ -1,9 +1,11 @@
 //! `cargo xtask test`: every check there is, each as a step whose failure does
 //! not hide the next one's.
 
+mod sanitizers;
+
 use std::{
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
     time::Instant,
 };
 
@@ -22,23 +24,44 @@ const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
 /// are skipped and named.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Formatting, clippy and docs too; on a KVM host with root the live
-    /// tests must run
+    /// Formatting, clippy and docs, ThreadSanitizer and Miri too; on a KVM host
+    /// with root the live tests must run
     #[arg(long)]
     ci: bool,
+    /// Run this step alone: fmt, clippy, docs, build, tests, loom, shuttle, stress,
+    /// tsan, miri or ebpf
+    #[arg(long, value_name = "STEP", conflicts_with = "ci")]
+    only: Option<String>,
 }
 
 /// One check.
 struct Step {
     name: &'static str,
-    command: Command,
+    check: Check,
+}
+
+/// How a check is made.
+enum Check {
+    /// The command succeeds.
+    Succeeds(Command),
+    /// The command fails and says why: a negative control of the tool it runs.
+    Reports(Command, &'static str),
+    /// It cannot be made on this host.
+    Skipped(String),
 }
 
 /// How a step ended.
 struct Ended {
     name: &'static str,
-    passed: bool,
+    result: StepResult,
     seconds: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StepResult {
+    Passed,
+    Failed,
+    Skipped,
 }
 
 /// Runs all checks and prints a summary.
@@ -49,18 +72,32 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let log = folder.path().join("live.log");
     let require_live = options.ci && live_is_possible();
     let mut ended = Vec::new();
-    for step in steps(options.ci, &log, require_live)? {
+    let all = options.ci || options.only.is_some();
+    let mut steps = steps(all, &log, require_live)?;
+    if let Some(only) = &options.only {
+        let known: Vec<_> = steps.iter().map(|step| step.name).collect();
+        if !known.contains(&only.as_str()) {
+            ::report::say!(
+                "error: no step is called {only:?}; steps: {}",
+                known.join(", ")
+            );
+            return Ok(ExitCode::from(2));
+        }
+        steps.retain(|step| step.name == only);
+    }
+    for step in steps {
         ended.push(carry_out(step));
         if process::interrupted() {
             return Ok(ExitCode::from(process::INTERRUPTED));
         }
     }
     println!("\n{}", summary(&ended).render(Format::Text));
-    let skipped = live_summary(&log, require_live);
-    let failed = ended.iter().filter(|e| !e.passed).count();
+    let of = |result| ended.iter().filter(|e| e.result == result).count();
+    let skipped = live_summary(&log, require_live) + of(StepResult::Skipped);
+    let failed = of(StepResult::Failed);
     println!(
         "{} passed, {failed} failed, {skipped} skipped",
-        ended.len() - failed
+        of(StepResult::Passed)
     );
     Ok(if failed == 0 {
         ExitCode::SUCCESS
@@ -76,9 +113,12 @@ fn live_is_possible() -> bool {
 
 fn steps(ci: bool, log: &Path, require_live: bool) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
-    let mut add = |name, command| steps.push(Step { name, command });
+    let mut add = |name, command| {
+        let check = Check::Succeeds(command);
+        steps.push(Step { name, check });
+    };
     if ci {
-        add("formatting", cargo(&["fmt", "--all", "--check"]));
+        add("fmt", cargo(&["fmt", "--all", "--check"]));
         add(
             "clippy",
             cargo(&["clippy", "--all-targets", "--", "--deny", "warnings"]),
@@ -111,9 +151,27 @@ fn steps(ci: bool, log: &Path, require_live: bool) -> Result<Vec<Step>> {
     loom.env("RUSTFLAGS", "--cfg loom")
         .env("CARGO_TARGET_DIR", target_folder()?.join("loom"));
     add("loom", loom);
+    let mut shuttle = cargo(&[
+        "test",
+        "--package",
+        "rmap",
+        "--release",
+        "--test",
+        "shuttle",
+    ]);
+    shuttle
+        .env("RUSTFLAGS", "--cfg shuttle")
+        .env("CARGO_TARGET_DIR", target_folder()?.join("shuttle"));
+    add("shuttle", shuttle);
+    let mut stress = Command::new(std::env::current_exe()?);
+    stress.args(["stress", "--scheme", "all", "--seconds", "20"]);
+    add("stress", stress);
     let mut object = Command::new(std::env::current_exe()?);
     object.args(["build-ebpf", "--check"]);
-    add("eBPF object", object);
+    add("ebpf", object);
+    if ci {
+        sanitizers::add(&mut steps)?;
+    }
     Ok(steps)
 }
 
@@ -136,18 +194,56 @@ fn target_folder() -> Result<PathBuf> {
     Ok(PathBuf::from(folder))
 }
 
-fn carry_out(mut step: Step) -> Ended {
-    println!("\n=== {}: {}", step.name, process::shown(&step.command));
+fn carry_out(step: Step) -> Ended {
     let begin = Instant::now();
-    let result = process::run(&mut step.command);
-    if let Err(error) = &result {
-        println!("=== {} FAILED: {error:#}", step.name);
+    let name = step.name;
+    let outcome = match step.check {
+        Check::Succeeds(mut command) => {
+            println!("\n=== {name}: {}", process::shown(&command));
+            process::run(&mut command)
+        }
+        Check::Reports(mut command, what) => {
+            println!("\n=== {name}: {}", process::shown(&command));
+            reports(&mut command, what)
+        }
+        Check::Skipped(reason) => {
+            println!("\n=== {name}: SKIPPED: {reason}");
+            return Ended {
+                name,
+                result: StepResult::Skipped,
+                seconds: 0.0,
+            };
+        }
+    };
+    if let Err(error) = &outcome {
+        println!("=== {name} FAILED: {error:#}");
     }
     Ended {
-        name: step.name,
-        passed: result.is_ok(),
+        name,
+        result: if outcome.is_ok() {
+            StepResult::Passed
+        } else {
+            StepResult::Failed
+        },
         seconds: begin.elapsed().as_secs_f64(),
     }
+}
+
+/// Runs a command that must fail and must say `what`.
+fn reports(command: &mut Command, what: &str) -> Result<()> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = command.output().with_context(|| process::shown(command))?;
+    let said = |stream: &[u8]| String::from_utf8_lossy(stream).contains(what);
+    if !output.status.success() && (said(&output.stdout) || said(&output.stderr)) {
+        println!("reported as it should be: {what}");
+        return Ok(());
+    }
+    anyhow::bail!(
+        "the negative control was not caught ({}, expected {what:?}): {}\n{}",
+        output.status,
+        process::shown(command),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn summary(ended: &[Ended]) -> Table {
@@ -158,7 +254,11 @@ fn summary(ended: &[Ended]) -> Table {
     ];
     let mut table = Table::new("", columns);
     for step in ended {
-        let result = if step.passed { "passed" } else { "FAILED" };
+        let result = match step.result {
+            StepResult::Passed => "passed",
+            StepResult::Failed => "FAILED",
+            StepResult::Skipped => "SKIPPED",
+        };
         table.row(vec![
             step.name.to_owned(),
             result.to_owned(),

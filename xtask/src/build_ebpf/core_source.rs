@@ -49,6 +49,12 @@ impl CoreSource {
     }
 }
 
+/// The `library` folder of the standard library's source that belongs to the rustc in
+/// use, found or fetched.
+pub(crate) fn std_source() -> Result<PathBuf> {
+    library(&release()?)
+}
+
 /// The `library` folder itself.
 fn library(version: &str) -> Result<PathBuf> {
     let is_library = |folder: &Path| folder.join("core/src/lib.rs").is_file();

@@ -1,0 +1,94 @@
+//! ThreadSanitizer and Miri over rmap's tests.
+//!
+//! ThreadSanitizer needs the standard library built with it too: stable rustc does
+//! that, given the library's source. Miri comes with nightly toolchains only, so
+//! where there is none its step is skipped and says so.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use super::{Check, Step, target_folder};
+use crate::{build_ebpf::core_source, process};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Property tests under Miri are a thousand times slower: few cases show what it is
+/// there to show.
+const MIRI_CASES: &str = "2";
+
+/// Adds the steps; a tool that cannot be had is a skipped step with its reason.
+pub(super) fn add(steps: &mut Vec<Step>) -> Result<()> {
+    let (tsan, control) = tsan()?;
+    for check in [control, tsan] {
+        steps.push(Step {
+            name: "tsan",
+            check,
+        });
+    }
+    steps.push(Step {
+        name: "miri",
+        check: miri()?,
+    });
+    Ok(())
+}
+
+/// The stress under ThreadSanitizer, and the race it must report.
+fn tsan() -> Result<(Check, Check)> {
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        let skipped = || Check::Skipped("ThreadSanitizer is set up for x86-64 Linux".to_owned());
+        return Ok((skipped(), skipped()));
+    }
+    let library = match core_source::std_source() {
+        Ok(library) => library,
+        Err(error) => {
+            let reason = format!("the standard library's source cannot be had: {error:#}");
+            return Ok((Check::Skipped(reason.clone()), Check::Skipped(reason)));
+        }
+    };
+    let folder = target_folder()?.join("tsan");
+    let test = |name| {
+        let mut command = process::cargo();
+        command
+            .args(["test", "-Zbuild-std", "--target", TARGET])
+            .args(["--package", "rmap", "--release", "--test", name])
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", "-Zsanitizer=thread")
+            .env("__CARGO_TESTS_ONLY_SRC_ROOT", &library)
+            .env("CARGO_TARGET_DIR", &folder)
+            .env("TSAN_OPTIONS", "halt_on_error=1");
+        command
+    };
+    let mut control = test("race_control");
+    control.args(["--", "--ignored"]);
+    let control = Check::Reports(control, "ThreadSanitizer: data race");
+    Ok((Check::Succeeds(test("stress")), control))
+}
+
+/// rmap's unit tests and a few cases of its property tests under Miri.
+fn miri() -> Result<Check> {
+    let miri = |argument: &str| {
+        let mut command = Command::new("cargo");
+        command
+            .current_dir(process::workspace())
+            .args(["+nightly", "miri", argument]);
+        command
+    };
+    let mut probe = miri("--version");
+    probe.stdout(Stdio::null()).stderr(Stdio::null());
+    if !probe.status().is_ok_and(|status| status.success()) {
+        let reason = "there is no nightly toolchain with Miri; `rustup +nightly component add \
+                      miri rust-src` installs it";
+        return Ok(Check::Skipped(reason.to_owned()));
+    }
+    let mut command = miri("test");
+    command
+        .args(["--package", "rmap", "--lib", "--test", "properties"])
+        .env("PROPTEST_CASES", MIRI_CASES)
+        .env(
+            "MIRIFLAGS",
+            "-Zmiri-strict-provenance -Zmiri-disable-isolation",
+        )
+        .env("CARGO_TARGET_DIR", target_folder()?.join("miri"));
+    Ok(Check::Succeeds(command))
+}
