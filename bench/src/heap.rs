@@ -112,3 +112,33 @@ impl Drop for Census {
         COUNTING.store(false, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Far more than the other tests of this program allocate at a time.
+    const LARGE: usize = 256 << 20;
+
+    fn census() -> Census {
+        loop {
+            if let Some(census) = Census::start() {
+                return census;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_comes_is_counted_and_what_goes_is_taken_off() {
+        let near = |bytes: i64, mib: i64| (bytes - (mib << 20)).abs() < 64 << 20;
+        let census = census();
+        let mut block: Vec<u8> = Vec::with_capacity(LARGE);
+        assert!(near(census.bytes(), 256), "{}", census.bytes());
+        block.reserve_exact(2 * LARGE);
+        assert!(near(census.bytes(), 512), "{}", census.bytes());
+        drop(block);
+        assert!(near(census.bytes(), 0), "{}", census.bytes());
+        assert!(Census::start().is_none(), "one census at a time");
+    }
+}
