@@ -71,7 +71,7 @@ const QUICK: [Grid; 7] = [
     Grid::new(Cache::Hot, &[OLD], 64, &[1, 16]),
     Grid::new(Cache::Hot, &[OLD], WHOLE_SLOT, &[1]),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 4, 16, 64]).only_quick_to_fill(),
-    Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1, 16]).only_quick_to_fill(),
+    Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1]).only_quick_to_fill(),
 ];
 
 const FULL: [Grid; 8] = [
