@@ -2,13 +2,14 @@
 //!
 //! A block that begins with
 //! `<!-- rmapscope compare bench=FILE profile=FILE [schemes=NAME,…] -->` or
-//! `<!-- rmapscope tables result=FILE [only=WORD…] -->` and ends with
+//! `<!-- rmapscope tables result=FILE [only=WORD…] -->` or
+//! `<!-- rmapscope schema -->` (the fields of every record) and ends with
 //! `<!-- /rmapscope -->` holds what these tables render to; file names are
 //! relative to the workspace. [`refresh`] renders every block of a text anew.
 
 use std::path::Path;
 
-use crate::{ReadError, ResultFile, compare, summary, table::Format};
+use crate::{ReadError, ResultFile, compare, schema, summary, table::Format};
 
 const BEGIN: &str = "<!-- rmapscope ";
 const END: &str = "<!-- /rmapscope -->";
@@ -120,6 +121,9 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
         words,
         workspace,
     };
+    if what == "schema" {
+        return Ok(fields());
+    }
     let (tables, context) = match what {
         "compare" => {
             let (bench, profile) = (directive.file("bench")?, directive.file("profile")?);
@@ -132,7 +136,7 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
             (summary::tables(&file), summary::heading(&file.context))
         }
         other => {
-            let detail = format!("{other:?} is neither compare nor tables");
+            let detail = format!("{other:?} is none of compare, tables, schema");
             return Err(EmbedError::Directive { line, detail });
         }
     };
@@ -149,4 +153,15 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
     }
     out.push_str("```\n");
     Ok(out)
+}
+
+/// The tables of fields, as markdown: they are wider than text can be.
+fn fields() -> String {
+    let mut out = String::new();
+    for table in schema::field_tables() {
+        out.push('\n');
+        out.push_str(&table.render(Format::Markdown));
+    }
+    out.push('\n');
+    out
 }

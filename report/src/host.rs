@@ -29,6 +29,7 @@ pub fn context(kind: ResultKind) -> Context {
         command: command_line(),
         host: Probe::new(Path::new("/")).host(),
         missing_counters: BTreeMap::new(),
+        merged_from: Vec::new(),
     }
 }
 
@@ -62,7 +63,7 @@ fn tool() -> Tool {
 }
 
 /// This process's command line, its program reduced to the file name.
-fn command_line() -> Vec<String> {
+pub fn command_line() -> Vec<String> {
     let mut words: Vec<String> = std::env::args_os()
         .map(|w| w.to_string_lossy().into_owned())
         .collect();

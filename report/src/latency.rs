@@ -9,6 +9,7 @@ use hdrhistogram::{
     Histogram,
     serialization::{Deserializer as HdrDeserializer, Serializer as _, V2Serializer},
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 
 use crate::schema::LatencySummary;
@@ -100,10 +101,24 @@ impl Default for Latency {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// A latency distribution.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Latency")]
 struct Wire {
+    /// The figures tables print, made from the histogram.
     summary: LatencySummary,
+    /// The histogram, nanoseconds: HDR V2 encoding in base64.
     hdr_v2_base64: String,
+}
+
+impl JsonSchema for Latency {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        Wire::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Wire::json_schema(generator)
+    }
 }
 
 impl Serialize for Latency {

@@ -11,6 +11,7 @@
 //! | [`observed`] | a value, or the reason why there is none |
 //! | [`latency`] | latency distributions as mergeable histograms |
 //! | [`file`](mod@file) | reading and writing result files |
+//! | [`merge`] | several files made into one |
 //! | [`host`] | what is known about this host, for the context record |
 //! | [`proportion`] | shares of events, with intervals for rare ones |
 //! | [`stats`] | medians, intervals, interpolation |
@@ -26,6 +27,7 @@ pub mod embed;
 pub mod file;
 pub mod host;
 pub mod latency;
+pub mod merge;
 pub mod observed;
 pub mod proportion;
 pub mod schema;

@@ -4,6 +4,9 @@
 //! `{"value": null, "reason": "no hardware PMU"}`. A missing value is never
 //! written as 0: nobody can tell a 0 that was counted from one that was not.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A value, or why it could not be observed.
@@ -97,6 +100,33 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Observed<T> {
                 "a null value has no reason beside it",
             )),
         }
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Observed<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Observed_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<T>();
+        json_schema!({
+            "description": "A value, or null with the reason why it could not be observed.",
+            "oneOf": [
+                {
+                    "type": "object",
+                    "required": ["value"],
+                    "properties": { "value": value, "reason": { "type": "null" } },
+                    "additionalProperties": false
+                },
+                {
+                    "type": "object",
+                    "required": ["value", "reason"],
+                    "properties": { "value": { "type": "null" }, "reason": { "type": "string" } },
+                    "additionalProperties": false
+                }
+            ]
+        })
     }
 }
 

@@ -121,7 +121,7 @@ fn another_major_version_is_refused_and_another_minor_is_not() {
     let text = sample(folder.path());
     let error = read(&text.replacen("\"major\":1", "\"major\":2", 1)).unwrap_err();
     assert!(error.to_string().contains("schema version 2"), "{error}");
-    assert!(read(&text.replacen("\"minor\":1", "\"minor\":7", 1)).is_ok());
+    assert!(read(&text.replacen("\"minor\":", "\"minor\":7", 1)).is_ok());
 }
 
 #[test]
@@ -132,6 +132,69 @@ fn a_damaged_line_is_named_with_its_number() {
     assert!(error.to_string().starts_with("r.jsonl:3:"), "{error}");
     let error = read(&text.replacen("\"rmap\":3", "\"rmap\":NaN", 1)).unwrap_err();
     assert!(error.to_string().starts_with("r.jsonl:3:"), "{error}");
+}
+
+#[test]
+fn a_damaged_field_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    for (good, bad, named) in [
+        (
+            "\"rmap\":3",
+            "\"rmap\":-3",
+            "r.jsonl:3: field samples.value.rmap:",
+        ),
+        (
+            "\"rmap\":3",
+            "\"rmap\":null",
+            "r.jsonl:3: field samples.value.rmap:",
+        ),
+        (
+            "\"young_share\":1.0",
+            "\"young_share\":7",
+            "r.jsonl:2: field young_share: 7 is more",
+        ),
+        (
+            "[6.0,6.0",
+            "[6.0,-6.0",
+            "r.jsonl:2: field rounds: -6 ns_per_callback is negative",
+        ),
+        (
+            "[6.0,6.0",
+            "[6.0,6e200",
+            "r.jsonl:2: field rounds: 6e200 is more than",
+        ),
+        ("[6.0,6.0", "[6.0", "r.jsonl:2: field summary.n:"),
+        (
+            "\"elapsed_s\":",
+            "\"elapsed_s\":-",
+            "r.jsonl:4: field elapsed_s:",
+        ),
+        (
+            "\"cpus_online\":",
+            "\"cpus_online\":-",
+            "r.jsonl:1: field host.cpus_online:",
+        ),
+    ] {
+        let damaged = text.replacen(good, bad, 1);
+        assert_ne!(damaged, text, "{good}");
+        let error = read(&damaged).unwrap_err().to_string();
+        assert!(error.starts_with(named), "{bad}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn records_of_a_later_minor_version_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let later = text
+        .replacen("\"record\":\"callbacks\"", "\"record\":\"telepathy\"", 1)
+        .replacen("\"minor\":", "\"minor\":9", 1);
+    assert_eq!(read(&later).unwrap().records.len(), 1);
+    let damaged = text.replacen("\"record\":\"callbacks\"", "\"record\":\"telepathy\"", 1);
+    let error = read(&damaged).unwrap_err().to_string();
+    assert!(error.starts_with("r.jsonl:3:"), "{error}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod process;
 mod profile;
 mod report;
 mod stress;
+mod results;
 mod test;
 mod vm_test;
 
@@ -48,6 +49,8 @@ enum Task {
     Report(report::Options),
     /// Run every operation at full speed and check the invariants.
     Stress(stress::Options),
+    /// List, show, check and merge result files.
+    Results(results::Options),
     /// Run the tests.
     Test(test::Options),
     /// Run the live tests on stock kernels under emulation.
@@ -69,6 +72,7 @@ fn run(task: Task) -> Outcome {
         Task::Compare(options) => compare::run(&options),
         Task::Report(options) => report::run(&options),
         Task::Stress(options) => stress::run(&options),
+        Task::Results(options) => results::run(&options),
         Task::Test(options) => test::run(&options),
         Task::VmTest(options) => vm_test::run(&options),
         Task::Dist(options) => dist::run(&options),

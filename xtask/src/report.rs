@@ -11,8 +11,11 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{Outcome, process};
 
-/// Without files: renders the tables inside README.md and docs/ anew from the
-/// results they name.
+/// The JSON Schema of result files, generated from the types.
+const SCHEMA: &str = "report/schema.json";
+
+/// Without files: renders the tables inside README.md, docs/ and results/ anew
+/// from the results they name, and the schema from the types.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Result files whose tables to print
@@ -70,15 +73,23 @@ pub(crate) fn print(file: &ResultFile, format: Format) -> Result<()> {
 
 fn refresh(check: bool) -> Result<()> {
     let mut stale = Vec::new();
-    for path in documents()? {
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+    let schema = process::workspace().join(SCHEMA);
+    for path in documents()?.into_iter().chain([schema.clone()]) {
         let name = path
             .strip_prefix(process::workspace())
             .unwrap_or(&path)
             .display()
             .to_string();
-        let fresh = embed::refresh(&text, process::workspace()).with_context(|| name.clone())?;
+        let (text, fresh) = if path == schema {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            (text, ::report::schema::json_schema())
+        } else {
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let fresh =
+                embed::refresh(&text, process::workspace()).with_context(|| name.clone())?;
+            (text, fresh)
+        };
         if fresh == text {
             continue;
         }
@@ -86,12 +97,12 @@ fn refresh(check: bool) -> Result<()> {
             stale.push(name);
         } else {
             std::fs::write(&path, fresh)?;
-            println!("rendered the tables of {name} anew");
+            println!("rendered {name} anew");
         }
     }
     if !stale.is_empty() {
         bail!(
-            "the tables of {} are not what their results give; run cargo xtask report",
+            "{} is not what the results or the types give; run cargo xtask report",
             stale.join(", ")
         );
     }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Observed, latency::Latency, proportion::Counts, stats};
 
 /// What is timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
     /// Look at the Accessed bits of a range.
@@ -41,7 +44,9 @@ impl std::fmt::Display for Op {
 }
 
 /// Cache state before a timed pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Cache {
     /// The working set was walked just before and fits the caches.
@@ -60,7 +65,7 @@ impl std::fmt::Display for Cache {
 }
 
 /// The parameters of one cell; a parameter that does not apply is absent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Params {
     /// SPTEs on the rmap of every gfn.
@@ -135,7 +140,7 @@ pub struct Params {
 }
 
 /// Median of the rounds with its interval.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
     /// Rounds.
     pub n: u32,
@@ -172,7 +177,7 @@ impl Summary {
 }
 
 /// The figures of a latency distribution that tables print, nanoseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LatencySummary {
     /// Operations.
     pub count: u64,
@@ -192,7 +197,7 @@ pub struct LatencySummary {
 
 /// One synthetic measurement: one scheme, one operation, one set of
 /// parameters, several interleaved rounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BenchRecord {
     /// The workload's name.
     pub workload: String,
@@ -223,4 +228,28 @@ pub struct BenchRecord {
     /// Why the figures should be doubted, if they should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spoiled: Option<String>,
+}
+
+impl BenchRecord {
+    /// What contradicts itself in the record, naming the field.
+    ///
+    /// # Errors
+    /// A time or share below zero, or a summary of other rounds than these.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let is_time = self.metric.starts_with("ns_") || self.metric.ends_with("_ns");
+        let never_negative = is_time || self.metric.ends_with("_share");
+        if let Some(round) = self.rounds.iter().find(|r| never_negative && **r < 0.0) {
+            return Err(format!("field rounds: {round} {} is negative", self.metric));
+        }
+        if let Observed::Value(summary) = &self.summary
+            && summary.n as usize != self.rounds.len()
+        {
+            return Err(format!(
+                "field summary.n: {} rounds are summarised and {} are listed",
+                summary.n,
+                self.rounds.len()
+            ));
+        }
+        Ok(())
+    }
 }

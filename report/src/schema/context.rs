@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Observed;
 
 /// The version of the schema a file was written with. Readers accept any
 /// minor of a major they know and refuse other majors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SchemaVersion {
     /// Always `rmapscope`.
     pub name: String,
@@ -25,7 +26,7 @@ impl SchemaVersion {
     /// The major version this crate reads and writes.
     pub const MAJOR: u32 = 1;
     /// The minor version this crate writes.
-    pub const MINOR: u32 = 1;
+    pub const MINOR: u32 = 2;
 
     /// The version this crate writes.
     pub fn current() -> Self {
@@ -38,13 +39,15 @@ impl SchemaVersion {
 }
 
 /// What kind of job wrote a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResultKind {
     /// Synthetic measurements.
     Bench,
     /// A recording of a live host.
     Profile,
+    /// Claims of others, tested.
+    Verdict,
 }
 
 impl std::fmt::Display for ResultKind {
@@ -52,12 +55,13 @@ impl std::fmt::Display for ResultKind {
         f.write_str(match self {
             Self::Bench => "bench",
             Self::Profile => "profile",
+            Self::Verdict => "verdict",
         })
     }
 }
 
 /// What made the file and on which host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Context {
     /// Schema version.
     pub schema: SchemaVersion,
@@ -75,10 +79,24 @@ pub struct Context {
     /// them out; a counter missing from one record alone is named there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub missing_counters: BTreeMap<String, String>,
+    /// The files this one was merged from; absent in a file that was measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged_from: Vec<Source>,
+}
+
+/// One of the files a merged file was made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// Its name, without folders.
+    pub file: String,
+    /// When it was begun, UTC.
+    pub created_utc: String,
+    /// Its host's label.
+    pub host: String,
 }
 
 /// The program that wrote a file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Tool {
     /// rmapscope's version.
     pub version: String,
@@ -91,7 +109,7 @@ pub struct Tool {
 }
 
 /// What is known about the host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Host {
     /// One line that names the host in tables: CPU, CPUs, kernel, KVM.
     pub label: String,
@@ -142,7 +160,7 @@ pub struct Host {
 }
 
 /// KVM as configured on the host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct KvmConfig {
     /// The backend: `kvm_intel`, `kvm_amd`, or another that registers `/dev/kvm`.
     pub backend: Observed<String>,
@@ -155,7 +173,7 @@ pub struct KvmConfig {
 }
 
 /// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// All that was asked for is in the file.
@@ -165,7 +183,7 @@ pub enum Outcome {
 }
 
 /// What other activity on the host did to the job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Disturbance {
     /// Time stolen by the hypervisor, all CPUs, milliseconds.
     pub steal_ms: Observed<u64>,
@@ -187,7 +205,7 @@ impl Disturbance {
 }
 
 /// The last record of a file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct End {
     /// Records in the file, this one and the context included.
     pub records: u64,

@@ -10,11 +10,14 @@
 
 mod bench;
 mod context;
+mod describe;
 mod profile;
+mod replay;
+mod verdict;
 
 pub use bench::{BenchRecord, Cache, LatencySummary, Op, Params, Summary};
 pub use context::{
-    Context, Disturbance, End, Host, KvmConfig, Outcome, ResultKind, SchemaVersion, Tool,
+    Context, Disturbance, End, Host, KvmConfig, Outcome, ResultKind, SchemaVersion, Source, Tool,
 };
 pub use profile::{
     CallbackKind, CallbackRecord, CallerClass, CensusRecord, ChainLen, EventRecord, GuestRun,
@@ -22,10 +25,15 @@ pub use profile::{
     VmRecord,
 };
 
+pub use describe::{field_tables, json_schema};
+pub use replay::{Estimate, ReplayInput, ReplayRecord};
+pub use verdict::{Verdict, VerdictNumber, VerdictRecord};
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One line of a result file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "record", rename_all = "snake_case")]
 pub enum Record {
     /// What made the file and on which host; always the first line.
@@ -50,11 +58,32 @@ pub enum Record {
     Event(EventRecord),
     /// A kernel stack and how often it was seen.
     Stack(StackRecord),
+    /// What a recorded host's aging would cost under a scheme.
+    Replay(Box<ReplayRecord>),
+    /// A claim of others, and what became of it when it was tested.
+    Verdict(Box<VerdictRecord>),
     /// The last line.
     End(End),
 }
 
 impl Record {
+    /// The run the record belongs to; some belong to none.
+    pub fn run(&self) -> Option<u32> {
+        let run = match self {
+            Self::Run(r) => r.run,
+            Self::Mechanism(r) => r.run,
+            Self::Vm(r) => r.run,
+            Self::Callbacks(r) => r.run,
+            Self::Census(r) => r.run,
+            Self::Loss(r) => r.run,
+            Self::Overhead(r) => r.run,
+            Self::Event(r) => r.run,
+            Self::Stack(r) => r.run,
+            _ => return None,
+        };
+        Some(run)
+    }
+
     /// Files the record under another run; records that belong to none stay as
     /// they are.
     pub fn set_run(&mut self, number: u32) {
@@ -68,7 +97,11 @@ impl Record {
             Self::Overhead(r) => &mut r.run,
             Self::Event(r) => &mut r.run,
             Self::Stack(r) => &mut r.run,
-            Self::Context(_) | Self::Bench(_) | Self::End(_) => return,
+            Self::Context(_)
+            | Self::Bench(_)
+            | Self::Replay(_)
+            | Self::Verdict(_)
+            | Self::End(_) => return,
         };
         *run = number;
     }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Observed, latency::Latency};
 
 /// Which mmu_notifier aging callback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CallbackKind {
     /// Look, clear, and flush the TLB where the architecture wants it.
@@ -39,7 +42,9 @@ impl std::fmt::Display for CallbackKind {
 }
 
 /// Who asked for the pages to be aged, from the kernel stack of the callback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CallerClass {
     /// Reclaim of a memory cgroup.
@@ -85,7 +90,9 @@ impl std::fmt::Display for CallerClass {
 }
 
 /// SPTEs on the rmap chain as seen at the callback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ChainLen {
     /// Exactly this many.
@@ -108,7 +115,7 @@ pub enum ChainLen {
 }
 
 /// The test guest a recording was made of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestRun {
     /// Pages of the data memslot.
     pub pages: u64,
@@ -126,7 +133,7 @@ pub struct GuestRun {
 }
 
 /// What the cpu-clock sampler saw in one run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sampling {
     /// Rate asked for, per CPU.
     pub asked_hz: f64,
@@ -145,7 +152,7 @@ pub struct Sampling {
 }
 
 /// One recording interval.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunRecord {
     /// Number of the run within the file; other records refer to it.
     pub run: u32,
@@ -175,7 +182,7 @@ pub struct RunRecord {
 }
 
 /// Which mechanism observed a signal in a run, and why no better one did.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MechanismRecord {
     /// The run.
     pub run: u32,
@@ -191,7 +198,7 @@ pub struct MechanismRecord {
 }
 
 /// A virtual machine seen in a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VmRecord {
     /// The run.
     pub run: u32,
@@ -217,7 +224,7 @@ pub struct VmRecord {
 }
 
 /// Timer samples that fell into callbacks, by the part of the callback.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Samples {
     /// In the rmap walk.
     pub rmap: u64,
@@ -245,7 +252,7 @@ impl Samples {
 }
 
 /// Aging callbacks of one kind, caller class and chain length.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallbackRecord {
     /// The run.
     pub run: u32,
@@ -278,7 +285,7 @@ pub struct CallbackRecord {
 }
 
 /// Chain lengths of one VM and level, read without any of KVM's locks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CensusRecord {
     /// The run.
     pub run: u32,
@@ -291,6 +298,7 @@ pub struct CensusRecord {
     /// Chain length to the number of heads that have it; in JSON a list of
     /// `[length, heads]`.
     #[serde(with = "pairs")]
+    #[schemars(with = "Vec<(u32, u64)>")]
     pub lengths: BTreeMap<u32, u64>,
     /// Heads with more SPTEs than `lengths` tells apart.
     pub longer: u64,
@@ -311,7 +319,7 @@ pub struct CensusRecord {
 }
 
 /// Something that was not counted or not attributed, and how often.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LossRecord {
     /// The run.
     pub run: u32,
@@ -324,7 +332,7 @@ pub struct LossRecord {
 }
 
 /// What one of the profiler's kernel programs cost.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OverheadRecord {
     /// The run.
     pub run: u32,
@@ -339,7 +347,7 @@ pub struct OverheadRecord {
 }
 
 /// One callback, sampled as it happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventRecord {
     /// The run.
     pub run: u32,
@@ -362,7 +370,7 @@ pub struct EventRecord {
 }
 
 /// A kernel stack through an aging callback, innermost function first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StackRecord {
     /// The run.
     pub run: u32,

@@ -4,7 +4,9 @@ mod bench;
 mod pass;
 mod profile;
 mod scaling;
+mod replay;
 mod shares;
+mod verdict;
 
 pub(crate) use bench::describe;
 
@@ -18,8 +20,12 @@ use crate::{
 /// All tables of a result file, in the order they are read best.
 pub fn tables(file: &ResultFile) -> Vec<Table> {
     match file.context.kind {
-        ResultKind::Bench => bench::tables(file),
+        ResultKind::Bench => bench::tables(file)
+            .into_iter()
+            .chain(replay::tables(file))
+            .collect(),
         ResultKind::Profile => profile::tables(file),
+        ResultKind::Verdict => verdict::tables(file),
     }
 }
 

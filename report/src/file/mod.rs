@@ -1,0 +1,14 @@
+//! Reading and writing result files.
+//!
+//! A writer writes to a temporary file in the target's folder and renames it
+//! when it is finished, never over an existing file. A reader treats a file
+//! as hostile: it bounds line and file lengths, refuses unknown major versions
+//! and numbers that cannot be, notices a file that was cut short, and every
+//! error names file, line and field.
+
+mod numbers;
+mod read;
+mod write;
+
+pub use read::{ReadError, ResultFile};
+pub use write::{ResultWriter, WriteError};

@@ -1,0 +1,129 @@
+//! Several files made into one.
+
+mod common;
+
+use std::path::Path;
+
+use common::{callbacks, cell, file, written};
+use report::{
+    Observed, ResultFile,
+    latency::Latency,
+    merge::{MergeError, Merger},
+    schema::{Cache, CallbackKind, Op, Record, ResultKind},
+};
+
+const KIND: CallbackKind = CallbackKind::ClearFlushYoung;
+
+fn merged(files: &[ResultFile]) -> Result<Vec<Record>, MergeError> {
+    let mut merger = Merger::new(files[0].clone())?;
+    for file in &files[1..] {
+        merger.add(file.clone())?;
+    }
+    Ok(merger.finish().records)
+}
+
+fn timed(latencies: &[u64]) -> Record {
+    let mut record = callbacks(KIND, 4, latencies.len() as u64, 0, 0);
+    if let Record::Callbacks(cell) = &mut record {
+        let mut latency = Latency::new();
+        latencies.iter().for_each(|ns| latency.record_ns(*ns));
+        cell.latency = Observed::Value(latency);
+    }
+    record
+}
+
+#[test]
+fn counts_and_histograms_of_profiles_add_up_without_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = |name, ns: &[u64]| {
+        let records = [timed(ns), callbacks(KIND, 1, 10, 3, 4)];
+        file(folder.path(), name, ResultKind::Profile, &records)
+    };
+    let files = [
+        profile("a.jsonl", &[100, 200]),
+        profile("b.jsonl", &[300, 40_000, 5]),
+    ];
+    let records = merged(&files).unwrap();
+    let cells: Vec<_> = records
+        .iter()
+        .filter_map(|r| match r {
+            Record::Callbacks(cell) => Some(cell),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cells.len(), 2);
+    let sampled = cells.iter().find(|c| c.callbacks == 20).unwrap();
+    assert_eq!(sampled.samples.value().unwrap().total(), 14);
+    let mut all = Latency::new();
+    [100, 200, 300, 40_000, 5]
+        .iter()
+        .for_each(|ns| all.record_ns(*ns));
+    let timed = cells.iter().find(|c| c.callbacks == 5).unwrap();
+    assert_eq!(timed.latency.value(), Some(&all));
+}
+
+#[test]
+fn rounds_of_equal_cells_are_put_behind_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |name, ns| {
+        let cells = [cell("bitlock", Op::Age, 1, Cache::Hot, &[ns; 6])];
+        file(folder.path(), name, ResultKind::Bench, &cells)
+    };
+    let records = merged(&[bench("a.jsonl", 5.0), bench("b.jsonl", 7.0)]).unwrap();
+    let Record::Bench(cell) = &records[0] else {
+        panic!("{records:?}")
+    };
+    let summary = cell.summary.value().unwrap();
+    assert_eq!((records.len(), cell.rounds.len(), summary.n), (1, 12, 12));
+    assert!((summary.median - 6.0).abs() < 1e-9);
+}
+
+#[test]
+fn what_was_not_measured_alike_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let cells = [cell("bitlock", Op::Age, 1, Cache::Hot, &[5.0; 6])];
+    let a = file(folder.path(), "a.jsonl", ResultKind::Bench, &cells);
+    let mut b = file(folder.path(), "b.jsonl", ResultKind::Bench, &cells);
+    b.context.host.kernel_release = "2.6.32".into();
+    let error = merged(&[a.clone(), b]).unwrap_err().to_string();
+    assert!(
+        error.contains("the kernel is") && error.contains("2.6.32"),
+        "{error}"
+    );
+    let twice = merged(&[a.clone(), a.clone()]).unwrap_err();
+    assert!(matches!(twice, MergeError::Twice { .. }));
+    let profile = file(folder.path(), "p.jsonl", ResultKind::Profile, &[]);
+    assert!(
+        merged(&[a, profile])
+            .unwrap_err()
+            .to_string()
+            .contains("the kind of result")
+    );
+}
+
+#[test]
+fn a_merged_file_names_its_sources_and_can_be_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = [callbacks(KIND, 1, 10, 3, 4)];
+    let profile = |name| file(folder.path(), name, ResultKind::Profile, &records);
+    let mut merger = Merger::new(profile("a.jsonl")).unwrap();
+    merger.add(profile("b.jsonl")).unwrap();
+    let sum = merger.finish();
+    let names: Vec<&str> = sum
+        .context
+        .merged_from
+        .iter()
+        .map(|s| s.file.as_str())
+        .collect();
+    assert_eq!(names, ["a.jsonl", "b.jsonl"]);
+    let path = written(
+        folder.path(),
+        "sum.jsonl",
+        ResultKind::Profile,
+        &sum.records,
+    );
+    assert_eq!(
+        ResultFile::read(Path::new(&path)).unwrap().records,
+        sum.records
+    );
+}
