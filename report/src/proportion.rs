@@ -4,10 +4,11 @@
 //! Counts are kept, added up over rounds and files, and given an interval that
 //! also holds where nothing was seen.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Events seen among events that were looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Counts {
     /// Events of the kind counted.

@@ -40,6 +40,11 @@ impl Sums {
             (latency @ None, other) => *latency = other,
             (Some(_), None) => {}
         }
+        match (&mut sum.counts, cell.counts) {
+            (Some(counts), Some(other)) => counts.add(other),
+            (counts @ None, other) => *counts = other,
+            (Some(_), None) => {}
+        }
         for (name, value) in cell.counters {
             let merged = match (sum.counters.get(&name), value) {
                 (Some(Observed::Value(a)), Observed::Value(b)) => {
