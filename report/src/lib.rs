@@ -18,6 +18,7 @@
 //! | [`table`] | one table model, several renderers |
 //! | [`summary`] | the tables of one result file |
 //! | [`compare`] | synthetic beside real |
+//! | `page` | figures and tables on one HTML page |
 //! | [`terminal`] | printing, and names that come from elsewhere |
 //! | [`usl`] | scaling curves |
 //! | [`embed`] | tables kept up to date inside markdown files |
@@ -29,6 +30,8 @@ pub mod host;
 pub mod latency;
 pub mod merge;
 pub mod observed;
+#[cfg(feature = "page")]
+pub mod page;
 pub mod proportion;
 pub mod schema;
 pub mod stats;

@@ -32,6 +32,16 @@ impl Column {
             right: true,
         }
     }
+
+    /// Its header.
+    pub fn header(&self) -> &str {
+        &self.header
+    }
+
+    /// Whether it holds numbers.
+    pub fn is_number(&self) -> bool {
+        self.right
+    }
 }
 
 /// How a table is written.
@@ -88,6 +98,16 @@ impl Table {
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The columns.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The lines below the table.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The rows' cells.

@@ -225,6 +225,17 @@ pub fn compare(
     })
 }
 
+/// The synthetic costs of callbacks of one kind against chain length, a curve
+/// per scheme.
+pub fn curves(bench: &ResultFile, kind: CallbackKind, young: YoungShares) -> Vec<Curve> {
+    let share = if kind.clears() {
+        young.clear
+    } else {
+        young.test
+    };
+    synthetic::curves(bench, share, synthetic::op_of(kind))
+}
+
 fn require(file: &ResultFile, wanted: ResultKind) -> Result<(), CompareError> {
     let found = file.context.kind;
     if found == wanted {

@@ -95,6 +95,15 @@ impl Curve {
         }
     }
 
+    /// The measured chain lengths and their costs.
+    pub fn points(&self, cache: Cache) -> impl Iterator<Item = (u32, &Point)> {
+        let points = match cache {
+            Cache::Hot => &self.hot,
+            Cache::Cold => &self.cold,
+        };
+        points.iter().map(|(len, point)| (*len, point))
+    }
+
     /// The cost at a chain length: measured there, or on the line between the
     /// measured lengths around it; `None` outside of them.
     pub fn at(&self, cache: Cache, len: f64) -> Option<Point> {

@@ -1,0 +1,402 @@
+//! Charts, drawn by plotters into SVG.
+//!
+//! plotters knows colours and no styles, so every role has a colour of its own
+//! that is replaced by a style sheet's variable afterwards: a drawing follows
+//! the page into light, dark and print.
+
+use std::ops::Range;
+
+use plotters::{
+    coord::{
+        Shift,
+        ranged1d::{AsRangedCoord, Ranged, ValueFormatter},
+    },
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+
+use super::{
+    PageError,
+    html::{self, escaped},
+    marks::{self, Mark, Part, Shape},
+};
+use crate::table::{Table, count, figure};
+
+const WIDTH: u32 = 860;
+const HEIGHT: u32 = 400;
+const INK: RGBColor = RGBColor(1, 1, 1);
+const GRID: RGBColor = RGBColor(2, 2, 2);
+/// Colours the style sheet has for series.
+const SERIES: usize = 14;
+
+/// One point of a series.
+pub(super) struct Point {
+    pub(super) x: f64,
+    pub(super) y: f64,
+    /// Its 95 % interval.
+    pub(super) ci95: Option<(f64, f64)>,
+    /// What is said of it, after its series' name.
+    pub(super) says: String,
+}
+
+/// Points that belong together.
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) shape: Shape,
+    /// Joined by a line; a dashed one is not measured but extrapolated.
+    pub(super) line: Line,
+    pub(super) points: Vec<Point>,
+}
+
+/// How points are joined.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    None,
+    Measured,
+    Thick,
+    Extrapolated,
+}
+
+/// A chart of points over a logarithmic axis of numbers, or over names.
+pub(super) struct Chart {
+    pub(super) title: String,
+    pub(super) x: Axis,
+    pub(super) y: &'static str,
+    pub(super) series: Vec<Series>,
+}
+
+/// A horizontal axis.
+pub(super) enum Axis {
+    /// Numbers, on a logarithmic scale, and how to write them.
+    Numbers(&'static str, fn(f64) -> String),
+    /// Names, one place each.
+    Names(Vec<String>),
+}
+
+/// Stacked horizontal bars.
+pub(super) struct Bars {
+    pub(super) title: String,
+    pub(super) unit: &'static str,
+    /// Name of each bar, and the share of each series in it.
+    pub(super) bars: Vec<(String, Vec<f64>)>,
+    pub(super) series: Vec<String>,
+}
+
+/// What was drawn.
+pub(super) struct Drawing {
+    title: String,
+    svg: String,
+    legend: Vec<(String, Option<Shape>)>,
+    says: Vec<String>,
+    table: Option<Table>,
+}
+
+impl Drawing {
+    /// A table in the place of a drawing.
+    pub(super) fn of_table(table: Table) -> Self {
+        Self {
+            title: table.title().to_owned(),
+            svg: String::new(),
+            legend: Vec::new(),
+            says: Vec::new(),
+            table: Some(table),
+        }
+    }
+
+    pub(super) fn html(&self) -> String {
+        if let Some(table) = &self.table {
+            return html::table(table);
+        }
+        let mut out = format!(
+            "<figure><figcaption>{}</figcaption>\n<div class=\"wide\">{}</div>\n<div class=\"legend\">",
+            escaped(&self.title),
+            self.svg
+        );
+        for (index, (name, shape)) in self.legend.iter().enumerate() {
+            let index = index % SERIES;
+            let look = match shape {
+                Some(Shape::Ring) => "ring",
+                Some(Shape::Diamond) => "diamond",
+                _ => "disc",
+            };
+            out.push_str(&format!(
+                "<button type=\"button\" aria-pressed=\"true\" data-s=\"{index}\" \
+                 style=\"--c:var(--s{index})\"><i class=\"{look}\"></i>{}</button>",
+                escaped(name)
+            ));
+        }
+        out.push_str("</div>\n");
+        let table = marks::table(self.says.iter().map(String::as_str));
+        out.push_str(&html::folded("the same as a table", &html::table(&table)));
+        out.push_str("</figure>\n");
+        out
+    }
+}
+
+fn colour(series: usize, extrapolated: bool) -> RGBColor {
+    // There are SERIES colours, far below 256.
+    RGBColor(10, u8::from(extrapolated), (series % SERIES) as u8)
+}
+
+/// The drawing with the style sheet's variables for its colours.
+fn styled(svg: &str, title: &str, overlay: &str) -> String {
+    let mut out = svg
+        .replace("\"#010101\"", "\"var(--ink)\"")
+        .replace("\"#020202\"", "\"var(--grid)\"");
+    for series in 0..SERIES {
+        let plain = format!("stroke=\"#0A00{series:02X}\"");
+        let style = format!("data-s=\"{series}\" stroke=\"var(--s{series})\"");
+        out = out.replace(&plain, &style);
+        let dashed = format!("stroke=\"#0A01{series:02X}\"");
+        out = out.replace(&dashed, &format!("{style} stroke-dasharray=\"2 6\""));
+    }
+    let label = format!(
+        "<svg class=\"plot\" tabindex=\"0\" role=\"group\" aria-label=\"{}\" ",
+        escaped(title)
+    );
+    out = out.replacen("<svg ", &label, 1);
+    out.replacen("</svg>", &format!("{overlay}</svg>"), 1)
+}
+
+impl Chart {
+    /// Draws the chart.
+    pub(super) fn draw(&self) -> Result<Drawing, PageError> {
+        let failed = |cause: String| PageError {
+            figure: self.title.clone(),
+            cause,
+        };
+        let mut svg = String::new();
+        let marks = {
+            let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+            let y = bounds(self.values()).log_scale();
+            match &self.x {
+                Axis::Numbers(name, shown) => {
+                    let xs = self
+                        .series
+                        .iter()
+                        .flat_map(|s| s.points.iter().map(|p| p.x));
+                    let x = bounds(xs).log_scale();
+                    self.plot(&area, x, y, (name, &|v| shown(*v)))
+                }
+                Axis::Names(names) => {
+                    let x = -0.5..names.len() as f64 - 0.5;
+                    let shown = |v: &f64| name_at(names, *v);
+                    self.plot(&area, x, y, ("", &shown))
+                }
+            }
+            .map_err(failed)?
+        };
+        let overlay: String = marks.iter().map(Mark::svg).collect();
+        Ok(Drawing {
+            svg: styled(&svg, &self.title, &overlay),
+            title: self.title.clone(),
+            legend: self
+                .series
+                .iter()
+                .map(|s| (s.name.clone(), Some(s.shape)))
+                .collect(),
+            says: marks.into_iter().map(|m| m.says).collect(),
+            table: None,
+        })
+    }
+
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let points = self.series.iter().flat_map(|s| &s.points);
+        points.flat_map(|p| {
+            [Some(p.y), p.ci95.map(|c| c.0), p.ci95.map(|c| c.1)]
+                .into_iter()
+                .flatten()
+        })
+    }
+
+    fn plot<X, Y>(
+        &self,
+        area: &DrawingArea<SVGBackend<'_>, Shift>,
+        x: X,
+        y: Y,
+        (x_name, x_shown): (&str, &dyn Fn(&f64) -> String),
+    ) -> Result<Vec<Mark>, String>
+    where
+        X: AsRangedCoord<Value = f64>,
+        Y: AsRangedCoord<Value = f64>,
+        X::CoordDescType: ValueFormatter<f64> + Ranged<ValueType = f64>,
+        Y::CoordDescType: ValueFormatter<f64> + Ranged<ValueType = f64>,
+    {
+        let names = matches!(self.x, Axis::Names(_));
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(if names { 96 } else { 44 })
+            .y_label_area_size(72)
+            .build_cartesian_2d(x, y)
+            .map_err(|e| e.to_string())?;
+        let text = ("sans-serif", 13).into_font().color(&INK);
+        let slanted = text
+            .transform(FontTransform::Rotate90)
+            .pos(Pos::new(HPos::Left, VPos::Center));
+        let ticks = match &self.x {
+            Axis::Names(names) => names.len().max(2) * 2 + 1,
+            Axis::Numbers(..) => 10,
+        };
+        chart
+            .configure_mesh()
+            .axis_style(INK)
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .label_style(text.clone())
+            .x_label_style(if names { slanted } else { text })
+            .x_labels(ticks)
+            .x_desc(x_name)
+            .y_desc(self.y)
+            .x_label_formatter(&x_shown)
+            .y_label_formatter(&|v| figure(*v))
+            .draw()
+            .map_err(|e| e.to_string())?;
+        let mut found = Vec::new();
+        for (number, series) in self.series.iter().enumerate() {
+            let number = number % SERIES;
+            let color = colour(number, series.line == Line::Extrapolated);
+            let points = series.points.iter().filter(|p| p.y > 0.0);
+            if series.line != Line::None {
+                let width = if series.line == Line::Thick { 3 } else { 1 };
+                let line = points.clone().map(|p| (p.x, p.y));
+                chart
+                    .draw_series(LineSeries::new(line, color.stroke_width(width)))
+                    .map_err(|e| e.to_string())?;
+            }
+            for point in points {
+                if let Some((low, high)) = point.ci95.filter(|c| c.0 > 0.0 && c.1 > c.0) {
+                    let bar = [(point.x, low), (point.x, high)];
+                    chart
+                        .draw_series([PathElement::new(bar, color.stroke_width(1))])
+                        .map_err(|e| e.to_string())?;
+                }
+                found.push(Mark {
+                    at: chart.backend_coord(&(point.x, point.y)),
+                    series: number,
+                    shape: series.shape,
+                    says: format!("{}: {}", series.name, point.says),
+                });
+            }
+        }
+        area.present().map_err(|e| e.to_string())?;
+        Ok(found)
+    }
+}
+
+/// The name at a place, and nothing between places.
+fn name_at(names: &[String], at: f64) -> String {
+    const LONGEST: usize = 16;
+    let place = at.round();
+    if (at - place).abs() > 1e-6 || place < 0.0 {
+        return String::new();
+    }
+    let name = names.get(place as usize).map_or("", String::as_str);
+    if name.chars().count() <= LONGEST {
+        return name.to_owned();
+    }
+    name.chars().take(LONGEST - 1).chain(['…']).collect()
+}
+
+/// The range of an axis: a little more than its values.
+fn bounds(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let (mut low, mut high) = (f64::INFINITY, 0.0_f64);
+    for value in values.filter(|v| v.is_finite() && *v > 0.0) {
+        low = low.min(value);
+        high = high.max(value);
+    }
+    if !low.is_finite() {
+        return 1.0..10.0;
+    }
+    low / 1.3..(high * 1.3).max(low * 2.0)
+}
+
+impl Bars {
+    /// Draws the bars.
+    pub(super) fn draw(&self) -> Result<Drawing, PageError> {
+        let failed = |cause: String| PageError {
+            figure: self.title.clone(),
+            cause,
+        };
+        let mut svg = String::new();
+        let parts = {
+            let height = 80 + 34 * u32::try_from(self.bars.len()).unwrap_or(u32::MAX).min(60);
+            let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+            self.plot(&area).map_err(failed)?
+        };
+        let overlay: String = parts.iter().map(Part::svg).collect();
+        Ok(Drawing {
+            svg: styled(&svg, &self.title, &overlay),
+            title: self.title.clone(),
+            legend: self
+                .series
+                .iter()
+                .map(|name| (name.clone(), None))
+                .collect(),
+            says: parts.into_iter().map(|p| p.says).collect(),
+            table: None,
+        })
+    }
+
+    fn plot(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<Vec<Part>, String> {
+        let most = self
+            .bars
+            .iter()
+            .map(|(_, parts)| parts.iter().sum::<f64>())
+            .fold(0.0, f64::max);
+        let rows = self.bars.len() as f64;
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(44)
+            .y_label_area_size(170)
+            .build_cartesian_2d(0.0..most.max(f64::MIN_POSITIVE) * 1.02, -0.5..rows - 0.5)
+            .map_err(|e| e.to_string())?;
+        let text = ("sans-serif", 13).into_font().color(&INK);
+        chart
+            .configure_mesh()
+            .axis_style(INK)
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .label_style(text)
+            .disable_y_mesh()
+            .y_labels(self.bars.len().max(2) * 2 + 1)
+            .x_labels(6)
+            .x_desc(self.unit)
+            .x_label_formatter(&|v| shown_count(*v))
+            .y_label_formatter(&|v| self.bar_name(*v))
+            .draw()
+            .map_err(|e| e.to_string())?;
+        let mut found = Vec::new();
+        for (row, (name, parts)) in self.bars.iter().enumerate() {
+            let (mut from, y) = (0.0, row as f64);
+            for (series, value) in parts.iter().enumerate().filter(|(_, v)| **v > 0.0) {
+                found.push(Part {
+                    from: chart.backend_coord(&(from, y - 0.35)),
+                    to: chart.backend_coord(&(from + value, y + 0.35)),
+                    series: series % SERIES,
+                    says: format!(
+                        "{name}, {}: {} {}",
+                        self.series[series],
+                        shown_count(*value),
+                        self.unit
+                    ),
+                });
+                from += value;
+            }
+        }
+        area.present().map_err(|e| e.to_string())?;
+        Ok(found)
+    }
+
+    fn bar_name(&self, at: f64) -> String {
+        let names: Vec<String> = self.bars.iter().map(|(name, _)| name.clone()).collect();
+        name_at(&names, at)
+    }
+}
+
+fn shown_count(value: f64) -> String {
+    if value >= 100.0 {
+        count(value.round() as u64)
+    } else {
+        figure(value)
+    }
+}

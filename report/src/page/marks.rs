@@ -1,0 +1,85 @@
+//! The points of a drawing that can be pointed at: drawn over what the plotting
+//! library has drawn, at the places it says, each with its exact figures.
+
+use super::html::escaped;
+use crate::table::{Column, Table};
+
+/// How a mark looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Synthetic.
+    Disc,
+    /// Real.
+    Diamond,
+    /// The state that others are held against.
+    Ring,
+}
+
+/// A mark at a place of the drawing, pixels.
+pub(super) struct Mark {
+    pub(super) at: (i32, i32),
+    pub(super) series: usize,
+    pub(super) shape: Shape,
+    /// What it says, figures and units included.
+    pub(super) says: String,
+}
+
+impl Mark {
+    pub(super) fn svg(&self) -> String {
+        let (x, y) = self.at;
+        let shape = match self.shape {
+            Shape::Disc => format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"3.5\"/>"),
+            Shape::Ring => format!("<circle class=\"ring\" cx=\"{x}\" cy=\"{y}\" r=\"4.5\"/>"),
+            Shape::Diamond => format!(
+                "<path d=\"M{x} {} L{} {y} L{x} {} L{} {y} Z\"/>",
+                y - 7,
+                x + 7,
+                y + 7,
+                x - 7
+            ),
+        };
+        let says = escaped(&self.says);
+        format!(
+            "<g class=\"m\" role=\"img\" data-s=\"{}\" aria-label=\"{says}\" \
+             style=\"--c:var(--s{})\">{shape}</g>\n",
+            self.series, self.series
+        )
+    }
+}
+
+/// A part of a bar, pixels.
+pub(super) struct Part {
+    pub(super) from: (i32, i32),
+    pub(super) to: (i32, i32),
+    pub(super) series: usize,
+    pub(super) says: String,
+}
+
+impl Part {
+    pub(super) fn svg(&self) -> String {
+        let (x, y) = (self.from.0.min(self.to.0), self.from.1.min(self.to.1));
+        let (w, h) = (
+            self.from.0.abs_diff(self.to.0),
+            self.from.1.abs_diff(self.to.1),
+        );
+        format!(
+            "<g class=\"m bar\" role=\"img\" data-s=\"{}\" aria-label=\"{}\" \
+             style=\"--c:var(--s{})\"><rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\"/></g>\n",
+            self.series,
+            escaped(&self.says),
+            self.series,
+            w.max(1),
+            h.max(1)
+        )
+    }
+}
+
+/// What the marks say, as a table for those who do not point.
+pub(super) fn table<'a>(says: impl Iterator<Item = &'a str>) -> Table {
+    let mut table = Table::new("", vec![Column::text("mark"), Column::text("figures")]);
+    for text in says {
+        let (name, figures) = text.split_once(": ").unwrap_or((text, ""));
+        table.row(vec![name.to_owned(), figures.to_owned()]);
+    }
+    table
+}
