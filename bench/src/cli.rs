@@ -56,6 +56,8 @@ enum Command {
     /// Show what the test of significance sees: equal things, and one made slower.
     SelfTest(SelfTestArgs),
     Stress(StressArgs),
+    /// Replay a recorded host's aging under every scheme.
+    Replay(crate::replay::ReplayArgs),
 }
 
 /// What to measure and where.
@@ -139,6 +141,7 @@ impl Cli {
             Command::Run(args) => args,
             Command::Stress(args) => return Ok(args.run()?),
             Command::SelfTest(args) => return Ok(self_test::run(&args)?),
+            Command::Replay(args) => return Ok(crate::replay::run(&args)?),
         };
         if args.list {
             return Ok(list()?);

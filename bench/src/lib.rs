@@ -30,6 +30,7 @@
 //! | [`self_test`] | whether the statistics see what is there, and only that |
 //! | [`signals`] | Ctrl-C |
 //! | [`stress`](mod@stress) | every operation at full speed, checked; measures nothing |
+//! | [`replay`] | a recorded host under every scheme |
 //! | [`cli`] | the command line |
 
 pub mod baseline;
@@ -46,6 +47,7 @@ pub mod memory;
 pub mod peers;
 pub mod plan;
 pub mod progress;
+pub mod replay;
 pub mod rng;
 pub mod runner;
 pub mod self_test;

@@ -2,6 +2,7 @@
 
 mod census;
 mod census_command;
+mod compare;
 mod doctor;
 mod intervals;
 mod iterator;
@@ -37,6 +38,8 @@ enum Command {
     Record(record::Options),
     /// Count the rmap chain lengths of this host's VMs, once
     Census(census_command::Options),
+    /// Print synthetic costs beside recorded ones
+    Compare(compare::Options),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         Command::Record(options) => record::run(&options),
         Command::Census(options) => census_command::run(&options),
+        Command::Compare(options) => compare::run(&options),
     };
     match result {
         Ok(code) => code,

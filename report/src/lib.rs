@@ -21,18 +21,24 @@
 //! | `page` | figures and tables on one HTML page |
 //! | [`terminal`] | printing, and names that come from elsewhere |
 //! | [`usl`] | scaling curves |
+//! | [`letter`] | tables as cover letters print them |
+//! | [`benchstat`] | lines for benchstat |
+//! | [`replay`] | a recording as a workload, and the model that predicts it |
 //! | [`embed`] | tables kept up to date inside markdown files |
 
+pub mod benchstat;
 pub mod compare;
 pub mod embed;
 pub mod file;
 pub mod host;
 pub mod latency;
+pub mod letter;
 pub mod merge;
 pub mod observed;
 #[cfg(feature = "page")]
 pub mod page;
 pub mod proportion;
+pub mod replay;
 pub mod schema;
 pub mod stats;
 pub mod summary;

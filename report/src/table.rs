@@ -79,6 +79,13 @@ impl Table {
         &self.title
     }
 
+    /// The table under another title.
+    #[must_use]
+    pub fn titled(mut self, title: &str) -> Self {
+        self.title = harmless(title).into_owned();
+        self
+    }
+
     /// Adds a row; missing cells stay empty, surplus ones are dropped.
     pub fn row(&mut self, mut cells: Vec<String>) {
         cells.resize(self.columns.len(), String::new());
@@ -200,13 +207,13 @@ fn escaped(text: &str) -> String {
 }
 
 /// Wraps a note at 75 columns, its first line behind `bullet`.
-fn wrap(note: &str, bullet: &str) -> String {
+pub(crate) fn wrap(note: &str, bullet: &str) -> String {
     let mut out = String::new();
     let mut line = bullet.to_owned();
     let indent = " ".repeat(bullet.len());
     let mut empty = true;
     for word in note.split_whitespace() {
-        if !empty && line.len() + 1 + word.len() > 75 {
+        if !empty && line.chars().count() + 1 + word.chars().count() > 75 {
             out.push_str(&line);
             out.push('\n');
             line.clone_from(&indent);

@@ -92,9 +92,42 @@ fn a_missing_side_is_a_dash_and_never_a_number() {
     let (bench, profile) = sides(folder.path());
     let result = compare(&bench, &profile, None).unwrap();
     let tables = result.tables();
-    assert_eq!(tables.len(), 1);
+    assert!(tables[0].title().contains("synthetic beside real"));
     let first = &tables[0].rows()[0];
     assert_eq!(first[3], "-", "no cold cell was measured: {first:?}");
+}
+
+#[test]
+fn the_time_outside_the_walk_is_attributed_as_far_as_it_was_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, profile) = sides(folder.path());
+    let result = compare(&bench, &profile, None).unwrap();
+    let mean = |name: &str| {
+        let part = result
+            .parts
+            .iter()
+            .find(|p| p.part.starts_with(name))
+            .unwrap();
+        part.ns.value().map(|ns| ns[0])
+    };
+    // 1620 of 6060 samples of 250 µs over the 2,002,000 callbacks.
+    let expected = 1620.0 * 250_000.0 / 2_002_000.0;
+    assert!((mean("notifier list").unwrap() - expected).abs() < 1e-6);
+    assert_eq!(mean("memslot lookup"), None);
+    assert_eq!(mean("unknown"), None);
+}
+
+#[test]
+fn a_scheme_is_held_against_the_kernels_own_over_the_recorded_lengths() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, mut profile) = sides(folder.path());
+    profile.context.host.kvm.lockless_aging = report::Observed::Value(true);
+    let result = compare(&bench, &profile, None).unwrap();
+    assert_eq!(result.changes.len(), 1, "{:?}", result.changes);
+    // rcu takes 5 ns where bitlock takes 10, at the one length both have.
+    assert_eq!(result.changes[0].scheme, "rcu");
+    assert_eq!(result.changes[0].hot_ns, Some((-5.0, 0.0)));
+    assert_eq!(result.changes[0].cold_ns, None);
 }
 
 #[test]

@@ -13,7 +13,11 @@ use crate::{Outcome, process};
 /// The program's own subcommand for showing what its statistics see.
 const SELF_TEST: &str = "self-test";
 
-/// Everything after `bench` is the benchmark's own: see `cargo xtask bench --help`.
+/// The program's own subcommand for a recorded host under every scheme.
+const REPLAY: &str = "replay";
+
+/// Everything after `bench` is the benchmark's own: see `cargo xtask bench --help`,
+/// and `cargo xtask bench replay --help` for a recorded host under every scheme.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
@@ -27,6 +31,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Outcome {
     let (subcommand, arguments) = match options.arguments.split_first() {
         Some((first, rest)) if first == SELF_TEST => (SELF_TEST, rest),
+        Some((first, rest)) if first == REPLAY => (REPLAY, rest),
         _ => ("run", options.arguments.as_slice()),
     };
     let mut command = command(subcommand)?;

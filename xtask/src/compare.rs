@@ -11,7 +11,6 @@ use ::report::{
     compare::{self, YoungShares},
     host,
     schema::ResultKind,
-    table::Format,
 };
 use anyhow::{Result, bail};
 
@@ -80,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     for table in comparison.tables() {
-        ::report::out!("{}", table.render(Format::from(options.format)))?;
+        ::report::out!("{}", crate::report::rendered(&table, options.format))?;
     }
     ::report::say!("bench:   {}", bench.path.display());
     ::report::say!("profile: {}", profile.path.display());

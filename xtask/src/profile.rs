@@ -11,7 +11,6 @@ use std::{
 use ::report::{
     Observed, ResultFile, ResultWriter, host,
     schema::{Context, Disturbance, GuestRun, Outcome as JobOutcome, Record, ResultKind},
-    table::Format,
 };
 use anyhow::{Context as _, Result, bail};
 
@@ -85,7 +84,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
     if options.json {
         print!("{}", std::fs::read_to_string(&file.path)?);
     } else {
-        crate::report::print(&file, Format::Text)?;
+        crate::report::print(&file, crate::report::Style::Text)?;
     }
     ::report::say!("profile: {}", file.path.display());
     Ok(if file.is_complete() {

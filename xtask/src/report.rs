@@ -2,14 +2,18 @@
 //! README and docs.
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use ::report::{ResultFile, embed, summary, table::Format};
+use ::report::{
+    ResultFile, benchstat, embed, letter, page, summary,
+    table::{Column, Format, Table},
+};
 use anyhow::{Context as _, Result, bail};
 
-use crate::{Outcome, process};
+use crate::{Outcome, process, results};
 
 /// The JSON Schema of result files, generated from the types.
 const SCHEMA: &str = "report/schema.json";
@@ -18,57 +22,164 @@ const SCHEMA: &str = "report/schema.json";
 /// from the results they name, and the schema from the types.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Result files whose tables to print
+    /// Result files to print or to draw
     files: Vec<PathBuf>,
     /// How to print them
     #[arg(long, value_enum, default_value_t = Style::Text)]
     format: Style,
+    /// Draw a page of them: without files, of the newest runs, and of the
+    /// committed ones where there is no run
+    #[arg(long)]
+    html: bool,
+    /// Where to write the page
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "html",
+        default_value = "results/runs/report.html"
+    )]
+    output: PathBuf,
     /// Change nothing; fail if a committed table is not what its results give
-    #[arg(long, conflicts_with = "files")]
+    #[arg(long, conflicts_with_all = ["files", "html"])]
     check: bool,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Style {
-    /// For terminals and mails
+    /// For mails and terminals: at most 75 columns
     Text,
     /// For markdown files
     Markdown,
     /// For spreadsheets
     Csv,
+    /// For programs: context and tables
+    Json,
+    /// For benchstat: one line per round
+    Benchstat,
 }
 
-impl From<Style> for Format {
-    fn from(style: Style) -> Self {
-        match style {
-            Style::Text => Self::Text,
-            Style::Markdown => Self::Markdown,
-            Style::Csv => Self::Csv,
-        }
-    }
-}
-
-/// Prints, renders or checks tables.
+/// Prints, draws, renders or checks.
 pub(crate) fn run(options: &Options) -> Outcome {
-    if options.files.is_empty() {
+    if options.html {
+        draw(options)?;
+    } else if options.files.is_empty() {
         refresh(options.check)?;
-        return Ok(ExitCode::SUCCESS);
     }
-    for path in &options.files {
-        print(&ResultFile::read(path)?, options.format.into())?;
+    if !options.html {
+        for path in &options.files {
+            print(&ResultFile::read(path)?, options.format)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a file's tables.
-pub(crate) fn print(file: &ResultFile, format: Format) -> Result<()> {
-    for line in summary::heading(&file.context) {
-        ::report::out!("{line}")?;
-    }
-    for table in summary::tables(file) {
-        ::report::out!("\n{}", table.render(format))?;
+/// Prints a file.
+pub(crate) fn print(file: &ResultFile, style: Style) -> Result<()> {
+    match style {
+        Style::Text => ::report::out!("{}", letter::letter(file))?,
+        Style::Benchstat => ::report::out!("{}", benchstat::lines(file))?,
+        Style::Json => {
+            let tables: Vec<_> = summary::tables(file).iter().map(as_json).collect();
+            let whole = serde_json::json!({ "context": file.context, "tables": tables });
+            ::report::out!("{}", serde_json::to_string_pretty(&whole)?)?;
+        }
+        Style::Markdown | Style::Csv => {
+            for line in summary::heading(&file.context) {
+                let comment = if style == Style::Csv { "# " } else { "" };
+                ::report::out!("{comment}{line}")?;
+            }
+            for table in summary::tables(file) {
+                ::report::out!("\n{}", rendered(&table, style))?;
+            }
+        }
     }
     Ok(())
+}
+
+/// A table in a style.
+pub(crate) fn rendered(table: &Table, style: Style) -> String {
+    match style {
+        Style::Markdown => table.render(Format::Markdown),
+        Style::Csv => format!("# {}\n{}", table.title(), table.render(Format::Csv)),
+        Style::Text | Style::Json | Style::Benchstat => letter::within(table),
+    }
+}
+
+fn as_json(table: &Table) -> serde_json::Value {
+    let columns: Vec<&str> = table.columns().iter().map(Column::header).collect();
+    serde_json::json!({
+        "title": table.title(),
+        "columns": columns,
+        "rows": table.rows(),
+        "notes": table.notes(),
+    })
+}
+
+/// Writes the page under a temporary name and renames it.
+fn draw(options: &Options) -> Result<()> {
+    let paths = if options.files.is_empty() {
+        newest()?
+    } else {
+        options.files.clone()
+    };
+    let files = paths
+        .iter()
+        .map(|p| ResultFile::read(p))
+        .collect::<Result<Vec<_>, _>>()?;
+    let page = page::render(&files)?;
+    let output = if options.output.is_relative() && options.files.is_empty() {
+        process::workspace().join(&options.output)
+    } else {
+        options.output.clone()
+    };
+    let folder = output
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    let failed = || {
+        format!(
+            "cannot write the page {}; name another file with --output",
+            output.display()
+        )
+    };
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".rmapscope-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder)
+        .with_context(failed)?;
+    temporary.write_all(page.as_bytes()).with_context(failed)?;
+    temporary.persist(&output).with_context(failed)?;
+    for path in &paths {
+        ::report::say!("drawn from {}", path.display());
+    }
+    ::report::out!("{}", output.display())?;
+    Ok(())
+}
+
+/// The newest run of each kind; where there is none, the committed files.
+fn newest() -> Result<Vec<PathBuf>> {
+    let results = process::workspace().join("results");
+    let mut chosen = Vec::new();
+    for kind in ["bench", "profile"] {
+        let of_kind = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(kind)
+        };
+        let folder = results.join("runs");
+        let runs = if folder.is_dir() {
+            results::below(&folder)?
+        } else {
+            Vec::new()
+        };
+        // Names of runs end with the time they were begun.
+        let newest = runs.into_iter().filter(of_kind).next_back();
+        chosen.push(newest.unwrap_or_else(|| results.join(format!("reference/{kind}.jsonl"))));
+    }
+    let verdicts = results.join("reference/verdicts.jsonl");
+    chosen.extend(Some(verdicts).filter(|p| p.exists()));
+    Ok(chosen)
 }
 
 fn refresh(check: bool) -> Result<()> {

@@ -65,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         Action::List { folder, json } => list(folder.as_deref(), *json),
         Action::Show { files } => {
             for path in files {
-                crate::report::print(&ResultFile::read(path)?, Format::Text)?;
+                crate::report::print(&ResultFile::read(path)?, crate::report::Style::Text)?;
             }
             Ok(ExitCode::SUCCESS)
         }

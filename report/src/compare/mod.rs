@@ -8,11 +8,13 @@
 //! the notifier list, SRCU and the memslot lookup, which no scheme changes.
 //! A figure that one side does not have is a dash, never an estimate.
 
+mod gap;
 mod marginal;
 mod real;
 mod runs;
 mod synthetic;
 
+pub use gap::{Change, Part};
 pub use marginal::{Marginal, Side};
 pub use real::costs as real_costs;
 pub use real::{Band, RealCost};
@@ -145,10 +147,14 @@ pub struct Comparison {
     pub callbacks_left_out: u64,
     /// What one more SPTE on a chain costs, on each side.
     pub marginal: Vec<Marginal>,
+    /// Where the time of a real callback goes.
+    pub parts: Vec<Part>,
+    /// What each scheme could save or add.
+    pub changes: Vec<Change>,
 }
 
 /// The scheme a kernel's own aging corresponds to.
-fn kernel_scheme(host: &Host) -> Option<&'static str> {
+pub fn kernel_scheme(host: &Host) -> Option<&'static str> {
     match host.kvm.lockless_aging.value() {
         Some(true) => Some("bitlock"),
         Some(false) => Some("rwlock-write"),
@@ -219,6 +225,8 @@ pub fn compare(
         young,
         kernel_scheme: kernel_scheme(&profile.context.host),
         marginal: marginal::fit(&rows),
+        parts: gap::parts(profile, &rows),
+        changes: gap::changes(&rows, kernel_scheme(&profile.context.host)),
         rows,
         rate_hz: real::rate_hz(profile),
         callbacks_left_out,
@@ -267,6 +275,7 @@ impl Comparison {
         }
         self.rows.retain(|row| names.contains(&row.scheme));
         self.marginal = marginal::fit(&self.rows);
+        self.changes.retain(|change| names.contains(&change.scheme));
     }
 
     /// One table per callback kind; what their columns mean stands below the
@@ -275,10 +284,12 @@ impl Comparison {
         let mut kinds: Vec<CallbackKind> = self.rows.iter().map(|r| r.kind).collect();
         kinds.dedup();
         let mut tables: Vec<Table> = kinds.into_iter().map(|kind| self.table(kind)).collect();
-        let marginal = marginal::table(&self.marginal);
-        if !marginal.is_empty() {
-            tables.push(marginal);
-        }
+        let others = [
+            marginal::table(&self.marginal),
+            gap::parts_table(&self.parts),
+            gap::changes_table(&self.changes, self.kernel_scheme),
+        ];
+        tables.extend(others.into_iter().filter(|table| !table.is_empty()));
         if let Some(last) = tables.last_mut() {
             self.notes().into_iter().for_each(|note| last.note(note));
         }

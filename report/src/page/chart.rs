@@ -12,7 +12,6 @@ use plotters::{
         ranged1d::{AsRangedCoord, Ranged, ValueFormatter},
     },
     prelude::*,
-    style::text_anchor::{HPos, Pos, VPos},
 };
 
 use super::{
@@ -166,9 +165,11 @@ impl Chart {
             cause,
         };
         let mut svg = String::new();
-        let marks = {
+        let (marks, names) = {
             let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
-            let y = bounds(self.values()).log_scale();
+            let range = bounds(self.values());
+            let low = range.start;
+            let y = range.log_scale();
             match &self.x {
                 Axis::Numbers(name, shown) => {
                     let xs = self
@@ -176,17 +177,19 @@ impl Chart {
                         .iter()
                         .flat_map(|s| s.points.iter().map(|p| p.x));
                     let x = bounds(xs).log_scale();
-                    self.plot(&area, x, y, (name, &|v| shown(*v)))
+                    self.plot(&area, x, y, (name, &|v| shown(*v), low))
                 }
                 Axis::Names(names) => {
                     let x = -0.5..names.len() as f64 - 0.5;
-                    let shown = |v: &f64| name_at(names, *v);
-                    self.plot(&area, x, y, ("", &shown))
+                    self.plot(&area, x, y, ("", &|_| String::new(), low))
                 }
             }
             .map_err(failed)?
         };
-        let overlay: String = marks.iter().map(Mark::svg).collect();
+        let overlay: String = names
+            .into_iter()
+            .chain(marks.iter().map(Mark::svg))
+            .collect();
         Ok(Drawing {
             svg: styled(&svg, &self.title, &overlay),
             title: self.title.clone(),
@@ -214,8 +217,8 @@ impl Chart {
         area: &DrawingArea<SVGBackend<'_>, Shift>,
         x: X,
         y: Y,
-        (x_name, x_shown): (&str, &dyn Fn(&f64) -> String),
-    ) -> Result<Vec<Mark>, String>
+        (x_name, x_shown, y_low): (&str, &dyn Fn(&f64) -> String, f64),
+    ) -> Result<(Vec<Mark>, Vec<String>), String>
     where
         X: AsRangedCoord<Value = f64>,
         Y: AsRangedCoord<Value = f64>,
@@ -230,9 +233,6 @@ impl Chart {
             .build_cartesian_2d(x, y)
             .map_err(|e| e.to_string())?;
         let text = ("sans-serif", 13).into_font().color(&INK);
-        let slanted = text
-            .transform(FontTransform::Rotate90)
-            .pos(Pos::new(HPos::Left, VPos::Center));
         let ticks = match &self.x {
             Axis::Names(names) => names.len().max(2) * 2 + 1,
             Axis::Numbers(..) => 10,
@@ -242,8 +242,7 @@ impl Chart {
             .axis_style(INK)
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
-            .label_style(text.clone())
-            .x_label_style(if names { slanted } else { text })
+            .label_style(text)
             .x_labels(ticks)
             .x_desc(x_name)
             .y_desc(self.y)
@@ -278,9 +277,27 @@ impl Chart {
                 });
             }
         }
+        let names: Vec<String> = match &self.x {
+            Axis::Names(names) => names
+                .iter()
+                .enumerate()
+                .map(|(place, name)| slanted(name, chart.backend_coord(&(place as f64, y_low))))
+                .collect(),
+            Axis::Numbers(..) => Vec::new(),
+        };
         area.present().map_err(|e| e.to_string())?;
-        Ok(found)
+        Ok((found, names))
     }
+}
+
+/// A name below an axis, leaning so that many have room.
+fn slanted(name: &str, (x, y): (i32, i32)) -> String {
+    let (x, y) = (x + 4, y + 16);
+    format!(
+        "<text x=\"{x}\" y=\"{y}\" font-size=\"11\" text-anchor=\"end\" fill=\"var(--ink)\" \
+         transform=\"rotate(-35 {x} {y})\">{}</text>\n",
+        escaped(name)
+    )
 }
 
 /// The name at a place, and nothing between places.

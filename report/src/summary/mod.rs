@@ -3,8 +3,8 @@
 mod bench;
 mod pass;
 mod profile;
-mod scaling;
 mod replay;
+mod scaling;
 mod shares;
 mod verdict;
 

@@ -1,0 +1,42 @@
+//! `rmapscope compare`: a bench result beside a profile, where the profiler was
+//! copied to.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, bail};
+use report::{ResultFile, compare, letter, schema::ResultKind};
+
+/// Neither measures nor needs root.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// A bench result and a profile, in any order
+    #[arg(num_args = 2, required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Print only these schemes
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    schemes: Vec<String>,
+    /// Print the comparison as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the comparison.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let [a, b] = options.files.as_slice() else {
+        bail!("name a bench result and a profile");
+    };
+    let (mut bench, mut profile) = (ResultFile::read(a)?, ResultFile::read(b)?);
+    if bench.context.kind == ResultKind::Profile {
+        std::mem::swap(&mut bench, &mut profile);
+    }
+    let mut comparison = compare::compare(&bench, &profile, None)?;
+    comparison.keep_schemes(&options.schemes);
+    if options.json {
+        report::out!("{}", serde_json::to_string_pretty(&comparison)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for table in comparison.tables() {
+        report::out!("{}", letter::within(&table))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,62 @@
+//! What the fuzzer and a short deterministic test both do with bytes.
+
+use std::path::Path;
+
+use report::{ResultFile, benchstat, compare, letter, merge::Merger, summary};
+
+/// Reads the bytes as a file; and, so that more than the first line is
+/// reached, as records between a context and an end that fit.
+pub fn feed(data: &[u8]) {
+    use_it(data);
+    let Some((kind, data)) = data.split_first() else {
+        return;
+    };
+    let kind = if kind % 2 == 0 { "bench" } else { "profile" };
+    let mut whole = CONTEXT.replace("KIND", kind).into_bytes();
+    whole.extend_from_slice(data);
+    if whole.last() != Some(&b'\n') {
+        whole.push(b'\n');
+    }
+    let records = whole.iter().filter(|b| **b == b'\n').count() + 1;
+    whole.extend_from_slice(END.replace("RECORDS", &records.to_string()).as_bytes());
+    use_it(&whole);
+}
+
+fn use_it(data: &[u8]) {
+    let file = match ResultFile::read_from(data, Path::new("fuzzed.jsonl")) {
+        Ok(file) => file,
+        Err(error) => {
+            assert_eq!(error.to_string().lines().count(), 1, "{error}");
+            return;
+        }
+    };
+    for table in summary::tables(&file) {
+        letter::within(&table);
+    }
+    assert!(letter::letter(&file).lines().all(|l| !l.contains('\x1b')));
+    benchstat::lines(&file);
+    compare::real_costs(&file);
+    if let Ok(merger) = Merger::new(file) {
+        merger.finish();
+    }
+}
+
+const CONTEXT: &str = concat!(
+    r#"{"record":"context","schema":{"name":"rmapscope","major":1,"minor":0},"kind":"KIND","#,
+    r#""created_utc":"2026-01-01T00:00:00Z","tool":{"version":"0","git_revision":{"value":"0"},"#,
+    r#""rustc":"rustc","optimised":true},"command":["c"],"host":{"label":"h","kernel_release":"6.18","#,
+    r#""kernel_version":"1","cpu_model":{"value":"c"},"cpus_online":2,"threads_per_core":{"value":1},"#,
+    r#""sockets":{"value":1},"numa_nodes":{"value":1},"llc_bytes":{"value":1},"memory_bytes":{"value":1},"#,
+    r#""governor":{"value":"g"},"smt":{"value":"s"},"mitigations":{"value":{}},"clocksource":{"value":"tsc"},"#,
+    r#""thp":{"value":"t"},"swap_bytes":{"value":0},"mglru":{"value":"0"},"kdamonds":{"value":0},"#,
+    r#""hypervisor":{"value":"none"},"pmu":{"value":"p"},"lockdown":{"value":"none"},"#,
+    r#""kvm":{"backend":{"value":"kvm_intel"},"built_in":{"value":false},"parameters":{},"#,
+    r#""lockless_aging":{"value":true}},"unusual":[]}}"#,
+    "\n"
+);
+
+const END: &str = concat!(
+    r#"{"record":"end","records":RECORDS,"outcome":"complete","elapsed_s":1.0,"#,
+    r#""disturbance":{"steal_ms":{"value":0},"involuntary_switches":{"value":0},"migrations":{"value":0}}}"#,
+    "\n"
+);

@@ -1,0 +1,315 @@
+//! Where the time of a real callback goes that its synthetic counterpart does
+//! not have, and what each scheme could change about it.
+//!
+//! Only what a profile holds is told apart; a part that it does not tell apart
+//! is missing with the reason, and never guessed.
+
+use serde::Serialize;
+
+use super::{Point, Row};
+use crate::{
+    Observed, ResultFile,
+    schema::{Cache, CallbackKind, CallbackRecord, ChainLen, Record},
+    stats::{SampledMean, sampled_mean_ns},
+    table::{Column, Table, with_interval},
+};
+
+/// One part of the mean callback of a kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Part {
+    /// Which callback.
+    pub kind: CallbackKind,
+    /// The part.
+    pub part: String,
+    /// `[mean, low, high]` of a callback's time in it, nanoseconds.
+    pub ns: Observed<[f64; 3]>,
+}
+
+/// What a scheme would change about the mean callback of a kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// Which callback.
+    pub kind: CallbackKind,
+    /// The scheme.
+    pub scheme: String,
+    /// Synthetic time more than the kernel's own scheme with hot caches, and
+    /// half of its 95 % interval, nanoseconds.
+    pub hot_ns: Option<(f64, f64)>,
+    /// The same with cold caches.
+    pub cold_ns: Option<(f64, f64)>,
+    /// Mean time of the real callbacks it is held against, nanoseconds.
+    pub real_ns: f64,
+}
+
+/// Sums over the callbacks of a kind that a row may be about.
+#[derive(Default)]
+struct Sums {
+    callbacks: u64,
+    rmap: u64,
+    age_gfn: u64,
+    notifier: u64,
+    own: u64,
+    ns_of: f64,
+    timed: u64,
+    total_ns: f64,
+    wait_ns: f64,
+    waited: u64,
+}
+
+impl Sums {
+    fn of(profile: &ResultFile, kind: CallbackKind) -> Self {
+        let mut sums = Self::default();
+        for record in &profile.records {
+            if let Record::Callbacks(cell) = record
+                && cell.kind == kind
+                && !cell.several_pages
+                && matches!(cell.chain_len, ChainLen::Exact(_))
+            {
+                sums.add(cell);
+            }
+        }
+        sums
+    }
+
+    fn add(&mut self, cell: &CallbackRecord) {
+        self.callbacks += cell.callbacks;
+        if let Observed::Value(s) = &cell.samples {
+            self.rmap += s.rmap;
+            self.age_gfn += s.age_gfn;
+            self.notifier += s.notifier;
+            self.own += s.own;
+            self.ns_of += (s.total() + s.own) as f64 * s.period_ns as f64;
+        }
+        if let Observed::Value(latency) = &cell.latency {
+            self.timed += latency.count();
+            self.total_ns += latency.mean_ns() * latency.count() as f64;
+        }
+        if let Observed::Value(wait) = &cell.wait {
+            self.waited += wait.count();
+            self.wait_ns += wait.mean_ns() * wait.count() as f64;
+        }
+    }
+
+    fn sampled(&self, samples: u64) -> Observed<[f64; 3]> {
+        let all = self.rmap + self.age_gfn + self.notifier + self.own;
+        if all == 0 {
+            return Observed::missing("no timer sample fell into these callbacks");
+        }
+        let period = (self.ns_of / all as f64).round() as u64;
+        let mean = sampled_mean_ns(samples, period, self.callbacks);
+        mean.map_or_else(
+            || Observed::missing("there were no callbacks"),
+            |m| Observed::Value(flat(m)),
+        )
+    }
+}
+
+fn flat(mean: SampledMean) -> [f64; 3] {
+    [mean.mean_ns, mean.low_ns, mean.high_ns]
+}
+
+/// The parts of the mean callback of every kind that has rows.
+pub(super) fn parts(profile: &ResultFile, rows: &[Row]) -> Vec<Part> {
+    let mut kinds: Vec<CallbackKind> = rows.iter().map(|r| r.kind).collect();
+    kinds.dedup();
+    kinds
+        .into_iter()
+        .flat_map(|kind| of_kind(profile, kind))
+        .collect()
+}
+
+fn of_kind(profile: &ResultFile, kind: CallbackKind) -> Vec<Part> {
+    let sums = Sums::of(profile, kind);
+    let part = |part: &str, ns| Part {
+        kind,
+        part: part.to_owned(),
+        ns,
+    };
+    if sums.timed > 0 {
+        return timed(&sums, &part);
+    }
+    let together =
+        || Observed::missing("samples do not tell it from the rest of what is outside the walk");
+    vec![
+        part(
+            "notifier list, SRCU, memslot lookup and lock wait together",
+            sums.sampled(sums.notifier),
+        ),
+        part("notifier and SRCU", together()),
+        part("memslot lookup", together()),
+        part("lock wait", together()),
+        part(
+            "aging one gfn, outside the chain",
+            sums.sampled(sums.age_gfn),
+        ),
+        part("walk of the chain", sums.sampled(sums.rmap)),
+        part("our probe (not part of the cost)", sums.sampled(sums.own)),
+        part("unknown", unknown(profile)),
+    ]
+}
+
+fn timed(sums: &Sums, part: &dyn Fn(&str, Observed<[f64; 3]>) -> Part) -> Vec<Part> {
+    let total = sums.total_ns / sums.timed as f64;
+    let exact = |ns: f64| Observed::Value([ns, ns, ns]);
+    let no_wait = || Observed::missing("the start of the walk was not observed");
+    let wait = (sums.waited > 0).then(|| sums.wait_ns / sums.waited as f64);
+    let one_time = || Observed::missing("one time stands for all that comes before the walk");
+    vec![
+        part(
+            "notifier list, SRCU, memslot lookup and lock wait together",
+            wait.map_or_else(no_wait, exact),
+        ),
+        part("notifier and SRCU", one_time()),
+        part("memslot lookup", one_time()),
+        part("lock wait", one_time()),
+        part("walk", wait.map_or_else(no_wait, |w| exact(total - w))),
+        part(
+            "our probe",
+            Observed::missing("probes run inside the time they measure; see cost of observing"),
+        ),
+        part(
+            "unknown",
+            Observed::missing("the times before and in the walk leave no rest"),
+        ),
+    ]
+}
+
+fn unknown(profile: &ResultFile) -> Observed<[f64; 3]> {
+    let (mut failed, mut kernel) = (0, 0);
+    for record in &profile.records {
+        if let Record::Run(run) = record
+            && let Observed::Value(sampling) = &run.sampling
+        {
+            failed += sampling.stack_failed;
+            kernel += sampling.kernel;
+        }
+    }
+    Observed::missing(format!(
+        "{failed} of {kernel} kernel samples had no readable stack and may belong anywhere"
+    ))
+}
+
+/// What each scheme would change, weighted by the recorded callbacks.
+pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Change> {
+    let Some(own) = own else { return Vec::new() };
+    let mut found: Vec<Change> = Vec::new();
+    for row in rows.iter().filter(|r| r.scheme != own) {
+        if found
+            .iter()
+            .any(|c| c.kind == row.kind && c.scheme == row.scheme)
+        {
+            continue;
+        }
+        let pairs: Vec<(&Row, &Row)> = rows
+            .iter()
+            .filter(|r| r.kind == row.kind && r.scheme == row.scheme)
+            .filter_map(|r| {
+                let of_own = |o: &&Row| o.kind == r.kind && o.scheme == own && o.band == r.band;
+                Some((r, rows.iter().find(of_own)?))
+            })
+            .collect();
+        let callbacks: u64 = pairs.iter().map(|(r, _)| r.real.callbacks).sum();
+        let real = |r: &Row| r.real.total.map_or(0.0, |t| t.mean_ns) * r.real.callbacks as f64;
+        found.push(Change {
+            kind: row.kind,
+            scheme: row.scheme.clone(),
+            hot_ns: difference(&pairs, Cache::Hot),
+            cold_ns: difference(&pairs, Cache::Cold),
+            real_ns: pairs.iter().map(|(r, _)| real(r)).sum::<f64>() / callbacks.max(1) as f64,
+        });
+    }
+    found
+}
+
+fn difference(pairs: &[(&Row, &Row)], cache: Cache) -> Option<(f64, f64)> {
+    let point = |row: &Row| -> Option<Point> {
+        match cache {
+            Cache::Hot => row.hot.clone(),
+            Cache::Cold => row.cold.clone(),
+        }
+    };
+    let (mut weight, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for (row, own) in pairs {
+        let (Some(a), Some(b)) = (point(row), point(own)) else {
+            continue;
+        };
+        let half = a.half_width_ns()?.hypot(b.half_width_ns()?);
+        let n = row.real.callbacks as f64;
+        weight += n;
+        sum += n * (a.ns - b.ns);
+        squares += (n * half).powi(2);
+    }
+    (weight > 0.0).then(|| (sum / weight, squares.sqrt() / weight))
+}
+
+/// The parts as a table.
+pub(super) fn parts_table(parts: &[Part]) -> Table {
+    let mut table = Table::new(
+        "Where the time of a real callback goes",
+        vec![
+            Column::text("callback"),
+            Column::text("part"),
+            Column::number("mean (ns)"),
+        ],
+    );
+    let mut reasons: Vec<String> = Vec::new();
+    for part in parts {
+        let shown = match &part.ns {
+            Observed::Value([mean, low, high]) if low < high => {
+                with_interval(*mean, Some((*low, *high)))
+            }
+            Observed::Value([mean, ..]) => with_interval(*mean, None),
+            Observed::Missing(reason) => {
+                let note = format!("{}: {reason}.", part.part);
+                if !reasons.contains(&note) {
+                    reasons.push(note);
+                }
+                "-".to_owned()
+            }
+        };
+        table.row(vec![part.kind.to_string(), part.part.clone(), shown]);
+    }
+    reasons.into_iter().for_each(|reason| table.note(reason));
+    table
+}
+
+/// The changes as a table.
+pub(super) fn changes_table(changes: &[Change], own: Option<&str>) -> Table {
+    let mut table = Table::new(
+        "What each scheme could save or add per real callback",
+        vec![
+            Column::text("callback"),
+            Column::text("scheme"),
+            Column::number("hot (ns)"),
+            Column::number("cold (ns)"),
+            Column::number("of (ns)"),
+        ],
+    );
+    for change in changes {
+        let shown = |difference: Option<(f64, f64)>| match difference {
+            None => "-".to_owned(),
+            Some((ns, half)) if ns.abs() <= half => "~".to_owned(),
+            Some((ns, half)) => {
+                let share = ns * 100.0 / change.real_ns.max(f64::MIN_POSITIVE);
+                format!("{ns:+.1} ±{half:.1} ({share:+.1} %)")
+            }
+        };
+        table.row(vec![
+            change.kind.to_string(),
+            change.scheme.clone(),
+            shown(change.hot_ns),
+            shown(change.cold_ns),
+            format!("{:.0}", change.real_ns),
+        ]);
+    }
+    if !table.is_empty() {
+        table.note(format!(
+            "hot, cold: synthetic time of the scheme less that of {}, what the kernel does, over \
+             the recorded chain lengths, ± half of the 95 % interval; in brackets as a share of \
+             the real callback (of). ~: the interval includes no change. It is the uncontended \
+             walk: what waiting for a lock costs is in neither side.",
+            own.unwrap_or("the kernel's own scheme")
+        ));
+    }
+    table
+}
