@@ -168,7 +168,7 @@ impl Player<'_> {
         let mut cells = Vec::new();
         let mut played: Played = Vec::new();
         for scheme in schemes {
-            let longest = rmap::scheme(scheme).map_or(0, |s| s.max_aliases());
+            let longest = rmap::scheme(scheme).map_or(0, rmap::SchemeInfo::max_aliases);
             if recording.groups.iter().any(|g| g.chain_len > longest) {
                 report::say!("{scheme} has no chains as long as the recording's: left out");
                 continue;

@@ -7,6 +7,7 @@ mod build_ebpf;
 mod compare;
 mod debian;
 mod dist;
+mod page_test;
 mod process;
 mod profile;
 mod report;
@@ -51,6 +52,8 @@ enum Task {
     Stress(stress::Options),
     /// List, show, check and merge result files.
     Results(results::Options),
+    /// Look at the page of `report --html` in a real browser.
+    PageTest(page_test::Options),
     /// Run the tests.
     Test(test::Options),
     /// Run the live tests on stock kernels under emulation.
@@ -73,6 +76,7 @@ fn run(task: Task) -> Outcome {
         Task::Report(options) => report::run(&options),
         Task::Stress(options) => stress::run(&options),
         Task::Results(options) => results::run(&options),
+        Task::PageTest(options) => page_test::run(&options),
         Task::Test(options) => test::run(&options),
         Task::VmTest(options) => vm_test::run(&options),
         Task::Dist(options) => dist::run(&options),

@@ -174,7 +174,7 @@ fn newest() -> Result<Vec<PathBuf>> {
             Vec::new()
         };
         // Names of runs end with the time they were begun.
-        let newest = runs.into_iter().filter(of_kind).next_back();
+        let newest = runs.into_iter().rfind(of_kind);
         chosen.push(newest.unwrap_or_else(|| results.join(format!("reference/{kind}.jsonl"))));
     }
     let verdicts = results.join("reference/verdicts.jsonl");

@@ -157,6 +157,10 @@ fn styled(svg: &str, title: &str, overlay: &str) -> String {
     out.replacen("</svg>", &format!("{overlay}</svg>"), 1)
 }
 
+/// The name of the horizontal axis, how its numbers are written, and where the
+/// vertical one begins.
+type Labels<'a> = (&'a str, &'a dyn Fn(&f64) -> String, f64);
+
 impl Chart {
     /// Draws the chart.
     pub(super) fn draw(&self) -> Result<Drawing, PageError> {
@@ -217,7 +221,7 @@ impl Chart {
         area: &DrawingArea<SVGBackend<'_>, Shift>,
         x: X,
         y: Y,
-        (x_name, x_shown, y_low): (&str, &dyn Fn(&f64) -> String, f64),
+        (x_name, x_shown, y_low): Labels<'_>,
     ) -> Result<(Vec<Mark>, Vec<String>), String>
     where
         X: AsRangedCoord<Value = f64>,

@@ -60,7 +60,7 @@ pub fn field_tables() -> Vec<Table> {
         let target = variant["$ref"]
             .as_str()
             .and_then(|r| types.get(type_name(r)));
-        tables.extend(table(title, target.unwrap_or(variant)));
+        tables.extend(table(&title, target.unwrap_or(variant)));
     }
     for (name, schema) in types {
         let is_record = tables
@@ -69,12 +69,15 @@ pub fn field_tables() -> Vec<Table> {
         if name.starts_with("Observed_") || is_record {
             continue;
         }
-        tables.extend(table(format!("{name}: {}", first_sentence(schema)), schema));
+        tables.extend(table(
+            &format!("{name}: {}", first_sentence(schema)),
+            schema,
+        ));
     }
     tables
 }
 
-fn table(title: String, schema: &Value) -> Option<Table> {
+fn table(title: &str, schema: &Value) -> Option<Table> {
     let mut table = Table::new(
         title.trim_end_matches([':', ' ', '.']),
         ["field", "type", "unit", "meaning"]

@@ -61,7 +61,7 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
             };
             let chart = Chart {
                 title: format!("{kind}{state}"),
-                x: Axis::Numbers("SPTEs on the chain", |v| digits_of(v)),
+                x: Axis::Numbers("SPTEs on the chain", digits_of),
                 y: "ns per callback",
                 series,
             };

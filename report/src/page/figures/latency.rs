@@ -127,7 +127,7 @@ pub(super) fn faults(sources: &Sources<'_>) -> Result<Figure, PageError> {
     let mut groups: BTreeMap<String, Vec<&BenchRecord>> = BTreeMap::new();
     for cell in cells(sources).filter(|c| c.op == Op::Fault && c.latency.is_some()) {
         let common = group(&cell.params, |p| {
-            (p.aging, p.agers, p.vcpus) = (None, None, None)
+            (p.aging, p.agers, p.vcpus) = (None, None, None);
         });
         let from = if cell.metric.starts_with("due_") {
             ", from when it was due"

@@ -11,11 +11,12 @@ use super::{cells, group};
 use crate::{
     schema::{BenchRecord, Params},
     table::{count, with_interval},
+    usl::{self, Measured},
 };
 
 const CAPTION: &str = "Cells that differ in nothing but their number of threads. Full lines and \
-    discs are measured; a dotted line ending in a ring carries the last two points on, along a \
-    straight line in this scale, to four times as many threads, and is no measurement.";
+    discs are measured; dotted lines and rings carry a throughput on to four times as many threads \
+    by the universal scalability law fitted to the rounds, and are no measurement.";
 
 /// Thread counts that a curve needs.
 const LEAST_POINTS: usize = 3;
@@ -41,7 +42,7 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
         let mut series = Vec::new();
         for (scheme, points) in curves.iter().filter(|(_, p)| p.len() >= LEAST_POINTS) {
             let measured = measured(scheme, points);
-            series.extend(extrapolated(&measured));
+            series.extend(extrapolated(scheme, points));
             series.push(measured);
         }
         if series.is_empty() {
@@ -96,37 +97,42 @@ fn measured(scheme: &str, cells: &BTreeMap<u32, &BenchRecord>) -> Series {
     }
 }
 
-fn extrapolated(measured: &Series) -> Option<Series> {
-    let [.., a, b] = measured.points.as_slice() else {
-        return None;
-    };
-    if a.y <= 0.0 || b.y <= 0.0 {
+/// The fitted law beyond what was measured, where the metric is a throughput.
+fn extrapolated(name: &str, cells: &BTreeMap<u32, &BenchRecord>) -> Option<Series> {
+    let (last, cell) = cells.last_key_value()?;
+    if !["_per_s", "_per_us"]
+        .iter()
+        .any(|unit| cell.metric.ends_with(unit))
+    {
         return None;
     }
-    let slope = (b.y / a.y).ln() / (b.x / a.x).ln();
-    let x = b.x * 4.0;
-    let y = b.y * (x / b.x).powf(slope);
-    let point = |x, y, says: String| Point {
-        x,
-        y,
-        ci95: None,
-        says,
-    };
+    let measured: Vec<Measured> = cells
+        .iter()
+        .map(|(threads, cell)| Measured {
+            threads: *threads,
+            rounds: cell.rounds.clone(),
+        })
+        .collect();
+    let law = usl::fit(&measured).ok()?;
+    let points = [1, 2, 4].map(|times| {
+        let threads = f64::from(*last) * f64::from(times);
+        let banded = law.throughput(threads);
+        let ci95 = (banded.low, banded.high);
+        Point {
+            x: threads,
+            y: banded.value,
+            ci95: Some(ci95),
+            says: format!(
+                "{} threads, {}, not measured",
+                count(threads as u64),
+                with_interval(banded.value, Some(ci95))
+            ),
+        }
+    });
     Some(Series {
-        name: format!("{}, extrapolated", measured.name),
+        name: format!("{name}, extrapolated"),
         shape: Shape::Ring,
         line: Line::Extrapolated,
-        points: vec![
-            point(
-                b.x,
-                b.y,
-                format!("{} threads, the last that was measured", count(b.x as u64)),
-            ),
-            point(
-                x,
-                y,
-                format!("{} threads, {:.3e}, not measured", count(x as u64), y),
-            ),
-        ],
+        points: points.into(),
     })
 }
