@@ -100,7 +100,7 @@ fn runs(options: &Options, base: &ResultFile, new: &ResultFile) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     for table in compared.tables() {
-        ::report::out!("{}", table.render(Format::from(options.format)))?;
+        ::report::out!("{}", crate::report::rendered(&table, options.format))?;
     }
     ::report::say!("baseline: {}", base.path.display());
     ::report::say!("now:      {}", new.path.display());

@@ -11,8 +11,8 @@ mod page_test;
 mod process;
 mod profile;
 mod report;
-mod stress;
 mod results;
+mod stress;
 mod test;
 mod vm_test;
 

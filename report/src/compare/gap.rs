@@ -27,7 +27,7 @@ pub struct Part {
 
 /// What a scheme would change about the mean callback of a kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Change {
+pub struct Saving {
     /// Which callback.
     pub kind: CallbackKind,
     /// The scheme.
@@ -190,9 +190,9 @@ fn unknown(profile: &ResultFile) -> Observed<[f64; 3]> {
 }
 
 /// What each scheme would change, weighted by the recorded callbacks.
-pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Change> {
+pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
     let Some(own) = own else { return Vec::new() };
-    let mut found: Vec<Change> = Vec::new();
+    let mut found: Vec<Saving> = Vec::new();
     for row in rows.iter().filter(|r| r.scheme != own) {
         if found
             .iter()
@@ -210,7 +210,7 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Change> {
             .collect();
         let callbacks: u64 = pairs.iter().map(|(r, _)| r.real.callbacks).sum();
         let real = |r: &Row| r.real.total.map_or(0.0, |t| t.mean_ns) * r.real.callbacks as f64;
-        found.push(Change {
+        found.push(Saving {
             kind: row.kind,
             scheme: row.scheme.clone(),
             hot_ns: difference(&pairs, Cache::Hot),
@@ -274,7 +274,7 @@ pub(super) fn parts_table(parts: &[Part]) -> Table {
 }
 
 /// The changes as a table.
-pub(super) fn changes_table(changes: &[Change], own: Option<&str>) -> Table {
+pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
     let mut table = Table::new(
         "What each scheme could save or add per real callback",
         vec![

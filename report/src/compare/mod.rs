@@ -14,7 +14,7 @@ mod real;
 mod runs;
 mod synthetic;
 
-pub use gap::{Change, Part};
+pub use gap::{Part, Saving};
 pub use marginal::{Marginal, Side};
 pub use real::costs as real_costs;
 pub use real::{Band, RealCost};
@@ -150,7 +150,7 @@ pub struct Comparison {
     /// Where the time of a real callback goes.
     pub parts: Vec<Part>,
     /// What each scheme could save or add.
-    pub changes: Vec<Change>,
+    pub changes: Vec<Saving>,
 }
 
 /// The scheme a kernel's own aging corresponds to.
