@@ -110,6 +110,33 @@ pub enum Violation {
         /// Present SPTEs that map the page.
         present: u32,
     },
+    /// The number of shadow SPTEs that decides whether rmaps are walked is wrong.
+    #[error("I-young: {counted} shadow SPTEs are counted, {present} are present")]
+    MiscountedShadow {
+        /// What the counter says.
+        counted: u64,
+        /// What the shadow pages hold.
+        present: u64,
+    },
+    /// A frozen entry was left in a table that can be reached.
+    #[error("I-frozen: the entry of {gfn} at height {height} is frozen and nobody will empty it")]
+    FrozenLeft {
+        /// First gfn of the entry.
+        gfn: Gfn,
+        /// Height of its table.
+        height: u32,
+    },
+    /// A TDP SPTE maps another page than its place says.
+    #[error("{0} maps another page than its place in the tables says")]
+    WrongPage(Mapping),
+    /// A mapping, or a way to another table, where there can be none.
+    #[error("the entry of {gfn} at height {height} cannot be where it is")]
+    BadEntry {
+        /// First gfn of the entry.
+        gfn: Gfn,
+        /// Height of its table.
+        height: u32,
+    },
     /// A present SPTE is not in its rmap.
     #[error("I-chain: {0} is present and not in its rmap")]
     Missing(Mapping),

@@ -59,6 +59,14 @@ impl GfnRange {
         self.end.0.saturating_sub(self.start.0)
     }
 
+    /// The part of the range that is made of whole pages of `level`, if there is one.
+    #[must_use]
+    pub fn whole_pages(&self, level: Level) -> Option<Self> {
+        let start = level.align(Gfn(self.start.0.checked_add(level.npages() - 1)?));
+        let whole = Self::new(start, level.align(self.end));
+        (whole.npages() > 0).then_some(whole)
+    }
+
     /// The gfns in both ranges, if there are any.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Option<Self> {

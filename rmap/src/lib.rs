@@ -19,6 +19,9 @@
 //! | [`scheme`](mod@scheme) | the trait a lock scheme implements |
 //! | [`schemes`](mod@schemes) | one module per scheme, and the registry |
 //! | [`shadow_mmu`] | the MMU around them: faults, zaps, unmaps, aging |
+//! | [`tdp_mmu`] | the MMU without rmaps: page tables walked without a lock |
+//! | [`tiered_mmu`] | both behind one notifier, as a host of nested guests has them |
+//! | [`lookaround()`] | what MGLRU does around a young page |
 //!
 //! Users need [`scheme()`], [`MmuConfig`], [`Vcpu`] and the [`Mmu`] trait:
 //!
@@ -45,23 +48,28 @@ pub mod desc;
 pub mod error;
 pub mod gfn;
 pub mod head;
+mod lookaround;
 pub mod memslot;
 pub mod mmu;
 pub mod mmu_lock;
 mod prefetch;
 pub mod pte_list;
+mod ranges;
 pub mod reclaim;
 pub mod scheme;
 pub mod schemes;
 pub mod shadow_mmu;
 pub mod spte;
 pub mod sync;
+pub mod tdp_mmu;
+pub mod tiered_mmu;
 pub mod vcpu;
 mod verify;
 
 pub use config::{AccessedBits, LockKind, MemslotConfig, MmuConfig};
 pub use error::{PteListError, RmapError, Violation};
 pub use gfn::{Gfn, GfnRange, Level, Mapping};
+pub use lookaround::{LOOKAROUND_PAGES, Lookaround, lookaround};
 pub use mmu::{Access, Aging, FaultOutcome, GivenPage, Mmu, Zapped};
 pub use schemes::{Mmus, SchemeInfo, scheme, schemes};
 pub use vcpu::Vcpu;

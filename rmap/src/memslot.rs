@@ -10,15 +10,17 @@
 //! **I-life**: shadow pages live as long as their MMU.
 
 use std::{
+    ops::Range,
     ptr::NonNull,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use crate::{
-    config::{MAX_ALIASES, MmuConfig},
+    config::MmuConfig,
     error::RmapError,
     gfn::{Gfn, GfnRange, LEVEL_SHIFT, Level, Mapping},
     head::RmapHead,
+    ranges::SlotRanges,
     spte::{Spte, SpteWord},
 };
 
@@ -73,7 +75,8 @@ const MAX_GFN: u64 = 1 << 40;
 #[derive(Debug)]
 pub struct Memslot {
     range: GfnRange,
-    aliases: u32,
+    /// The columns of shadow pages there are.
+    aliases: Range<u32>,
     levels: [SlotLevel; Level::COUNT],
 }
 
@@ -97,6 +100,8 @@ struct SlotLevel {
     first_table: u64,
     /// Page tables in one column.
     tables: usize,
+    /// The first column's alias.
+    first_alias: u32,
     /// Column after column.
     pages: Vec<PageTable>,
     /// For each page, whether it is a stranger's.
@@ -104,7 +109,12 @@ struct SlotLevel {
 }
 
 impl SlotLevel {
-    fn new(range: &GfnRange, level: Level, aliases: u32, index: Index) -> Result<Self, RmapError> {
+    fn new(
+        range: &GfnRange,
+        level: Level,
+        aliases: &Range<u32>,
+        index: Index,
+    ) -> Result<Self, RmapError> {
         let first_index = range.start.0 >> level.shift();
         let last_index = (range.end.0 - 1) >> level.shift();
         let first_table = first_index >> LEVEL_SHIFT;
@@ -113,20 +123,23 @@ impl SlotLevel {
             Index::Rmaps => (last_index - first_index + 1) as usize,
             Index::None => 0,
         };
+        let pages = tables.saturating_mul(aliases.len());
         Ok(Self {
             first_index,
             heads: try_collect(heads, RmapHead::new)?,
             first_table,
             tables,
-            pages: try_collect(tables.saturating_mul(aliases as usize), PageTable::new)?,
-            given_away: try_collect(tables.saturating_mul(aliases as usize), AtomicBool::default)?,
+            first_alias: aliases.start,
+            pages: try_collect(pages, PageTable::new)?,
+            given_away: try_collect(pages, AtomicBool::default)?,
         })
     }
 
     /// Position in `pages` of the page that holds the entry for `index`.
     fn page_number(&self, index: u64, alias: u32) -> Option<usize> {
         let table = (index >> LEVEL_SHIFT).checked_sub(self.first_table)? as usize;
-        (table < self.tables).then_some(alias as usize * self.tables + table)
+        let column = alias.checked_sub(self.first_alias)? as usize;
+        (table < self.tables).then_some(column * self.tables + table)
     }
 
     fn spte(&self, index: u64, alias: u32) -> Option<&Spte> {
@@ -156,9 +169,9 @@ fn try_collect<T>(len: usize, new: fn() -> T) -> Result<Vec<T>, RmapError> {
 
 impl Memslot {
     /// A slot without mappings.
-    fn new(range: GfnRange, aliases: u32, index: Index) -> Result<Self, RmapError> {
+    fn new(range: GfnRange, aliases: Range<u32>, index: Index) -> Result<Self, RmapError> {
         let [size_4k, size_2m, size_1g] =
-            Level::ALL.map(|level| SlotLevel::new(&range, level, aliases, index));
+            Level::ALL.map(|level| SlotLevel::new(&range, level, &aliases, index));
         Ok(Self {
             range,
             aliases,
@@ -173,10 +186,10 @@ impl Memslot {
         self.range
     }
 
-    /// Columns of shadow pages.
+    /// Aliases there are, counted from 0.
     #[must_use]
     pub fn aliases(&self) -> u32 {
-        self.aliases
+        self.aliases.end
     }
 
     /// The head of `gfn`'s rmap at `level`.
@@ -215,7 +228,7 @@ impl Memslot {
         let spte = self.levels[mapping.level.index()].spte(index, mapping.alias);
         spte.map(NonNull::from).ok_or(RmapError::NoSuchAlias {
             alias: mapping.alias,
-            aliases: self.aliases,
+            aliases: self.aliases.end,
         })
     }
 
@@ -228,7 +241,7 @@ impl Memslot {
         let page = self.levels[mapping.level.index()].page(index, mapping.alias);
         page.ok_or(RmapError::NoSuchAlias {
             alias: mapping.alias,
-            aliases: self.aliases,
+            aliases: self.aliases.end,
         })
     }
 
@@ -262,7 +275,7 @@ impl Memslot {
             None => 0..0,
         };
         indices.flat_map(move |index| {
-            (0..self.aliases).filter_map(move |alias| {
+            self.aliases.clone().filter_map(move |alias| {
                 let gfn = Gfn(index << level.shift());
                 if level_data.page(index, alias)?.is_given_away() {
                     return None;
@@ -281,12 +294,13 @@ impl Memslot {
 pub struct Memslots(Vec<Memslot>);
 
 impl Memslots {
-    /// Builds the configured slots.
+    /// Builds the configured slots, with columns of shadow pages for the aliases from
+    /// `first_alias` on.
     ///
     /// # Errors
     /// The configuration is contradictory or does not fit into memory.
-    pub fn new(config: &MmuConfig) -> Result<Self, RmapError> {
-        Self::with_index(config, Index::Rmaps)
+    pub fn new(config: &MmuConfig, first_alias: u32) -> Result<Self, RmapError> {
+        Self::with_index(config, first_alias, Index::Rmaps)
     }
 
     /// The configured slots with their shadow pages and without any rmap head, for
@@ -295,32 +309,14 @@ impl Memslots {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn without_heads(config: &MmuConfig) -> Result<Self, RmapError> {
-        Self::with_index(config, Index::None)
+        Self::with_index(config, 0, Index::None)
     }
 
-    fn with_index(config: &MmuConfig, index: Index) -> Result<Self, RmapError> {
-        if config.aliases == 0 || config.aliases > MAX_ALIASES {
-            return Err(RmapError::NoAliases);
-        }
-        let mut ranges = Vec::with_capacity(config.memslots.len());
-        for slot in &config.memslots {
-            let range = GfnRange::pages(slot.base_gfn, slot.npages);
-            if range.npages() == 0 || range.end.0 > MAX_GFN {
-                return Err(RmapError::BadMemslot(slot.base_gfn));
-            }
-            ranges.push(range);
-        }
-        ranges.sort_by_key(|range| range.start);
-        for pair in ranges.windows(2) {
-            if let [left, right] = pair
-                && left.end > right.start
-            {
-                return Err(RmapError::OverlappingMemslots(right.start));
-            }
-        }
+    fn with_index(config: &MmuConfig, first_alias: u32, index: Index) -> Result<Self, RmapError> {
+        let ranges = SlotRanges::new(config, MAX_GFN)?;
         let slots = ranges
-            .into_iter()
-            .map(|range| Memslot::new(range, config.aliases, index));
+            .iter()
+            .map(|&range| Memslot::new(range, first_alias..config.aliases, index));
         Ok(Self(slots.collect::<Result<_, _>>()?))
     }
 
@@ -370,7 +366,7 @@ impl Memslots {
 }
 
 /// 0 to 999, from the mapping and the seed alone (splitmix64's finish).
-fn draw_permille(mapping: Mapping, seed: u64) -> u16 {
+pub(crate) fn draw_permille(mapping: Mapping, seed: u64) -> u16 {
     let place = mapping.gfn.0 << 16 | u64::from(mapping.alias) << 2 | mapping.level.index() as u64;
     let mut x = (place ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

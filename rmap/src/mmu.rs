@@ -7,6 +7,7 @@
 use crate::{
     error::{RmapError, Violation},
     gfn::{Gfn, GfnRange, Level, Mapping},
+    tdp_mmu::OwnedTable,
     vcpu::Vcpu,
 };
 
@@ -26,7 +27,7 @@ pub enum FaultOutcome {
     Spurious,
     /// The SPTE was installed and added to its rmap.
     Installed {
-        /// SPTEs in the rmap afterwards.
+        /// SPTEs in the rmap afterwards; 1 where there is no rmap.
         chain_len: u32,
     },
     /// The SPTE was installed, and the rmap had become so long that all of it was
@@ -71,16 +72,21 @@ pub struct Aging {
 pub struct GivenPage {
     pub(crate) place: Mapping,
     pub(crate) words: Vec<u64>,
+    /// The page itself, where it does not stay part of the MMU.
+    pub(crate) table: Option<OwnedTable>,
 }
 
 /// One VM's MMU under one lock scheme.
 ///
 /// All methods may be called from any thread at any time. Methods that take a
-/// [`Vcpu`] take mmu_lock for write; the aging calls take what their scheme
-/// takes; [`touch`](Self::touch) takes nothing.
+/// [`Vcpu`] take mmu_lock: the shadow MMU for write, the TDP MMU for read except in
+/// [`unmap_range`](Self::unmap_range) and [`give_page_away`](Self::give_page_away).
+/// The aging calls take what their scheme takes; [`touch`](Self::touch) takes
+/// nothing.
 pub trait Mmu: Send + Sync {
-    /// Handles a vCPU's fault: installs a young SPTE and adds it to the rmap,
-    /// under mmu_lock held for write as the shadow MMU does.
+    /// Handles a vCPU's fault: installs a young SPTE and, in the shadow MMU, adds it
+    /// to the rmap. In the TDP MMU the SPTE takes the place of the smaller pages
+    /// mapped there, or of its part of a larger one, whose other parts stay mapped.
     ///
     /// # Errors
     /// The gfn is in no memslot, the alias does not exist, or the chain is corrupt.
@@ -91,7 +97,7 @@ pub trait Mmu: Send + Sync {
         access: Access,
     ) -> Result<FaultOutcome, RmapError>;
 
-    /// Zaps one SPTE and removes it from its rmap, under mmu_lock for write.
+    /// Zaps one SPTE and removes it from its rmap, if it has one.
     ///
     /// # Errors
     /// As for [`fault`](Self::fault), and if a present SPTE is not in its rmap.
@@ -112,27 +118,42 @@ pub trait Mmu: Send + Sync {
     /// Looks for a young page in the range and changes nothing (`test_young`).
     fn test_age(&self, range: GfnRange) -> Aging;
 
+    /// [`age`](Self::age) by what can be asked without ever waiting for mmu_lock (the
+    /// v5 series' fast-only notifier; periodic aging and [lookaround](crate::lookaround)
+    /// can live with it). What cannot be asked that way counts as old, and `fast` is
+    /// false only if nothing can.
+    fn age_fast_only(&self, range: GfnRange) -> Aging;
+
+    /// [`age`](Self::age) as the last look before a page is evicted (the notifier's
+    /// `clear_flush_young`): it must not miss a young SPTE, and takes mmu_lock where the
+    /// scheme cannot see one without. The same as `age` for every exact scheme.
+    fn age_before_eviction(&self, range: GfnRange) -> Aging {
+        self.age(range)
+    }
+
     /// Uses the mapped page as the hardware would: sets Accessed without any lock.
     /// Returns false if there is no such SPTE (a fault would follow).
     fn touch(&self, mapping: Mapping) -> bool;
 
-    /// Write-protects every SPTE that maps a gfn of the range, walking the rmaps
-    /// under mmu_lock held for write and without any rmap lock. Returns the number
-    /// of SPTEs that were writable.
+    /// Write-protects every SPTE that maps a gfn of the range: the shadow MMU's by
+    /// walking the rmaps under mmu_lock held for write and without any rmap lock, the
+    /// TDP MMU's under mmu_lock held for read. Returns the number of SPTEs that were
+    /// writable.
     fn write_protect(&self, range: GfnRange) -> u64;
 
     /// Zaps the 4 KiB SPTEs of the range whose 2 MiB page lies wholly inside range
     /// and memslot, so that the next fault can map it huge (KVM does this when dirty
     /// logging ends). Each rmap is walked under mmu_lock held for write, without its
-    /// lock, and each SPTE is then removed with it. Returns the number of SPTEs
-    /// zapped.
+    /// lock, and each SPTE is then removed with it; the TDP MMU cuts the whole table
+    /// off. Returns the number of SPTEs zapped.
     ///
     /// # Errors
     /// A chain is corrupt; what was zapped before stays zapped.
     fn zap_collapsible(&self, vcpu: &mut Vcpu, range: GfnRange) -> Result<u64, RmapError>;
 
     /// Frees the shadow page that holds `mapping`, all its SPTEs zapped and out of
-    /// their rmaps, and plays the stranger who gets it next and happens to fill it
+    /// their rmaps (in the TDP MMU the table with all below it, and a larger page in
+    /// its place is zapped), and plays the stranger who gets it next and happens to fill it
     /// with the very words it held. Waits for lock-free agers first, with no lock
     /// held, if the scheme needs it. Until the page is back, faults and zaps on it
     /// are refused; do not touch it meanwhile.
@@ -145,7 +166,7 @@ pub trait Mmu: Send + Sync {
     /// MMU had changed: each is a breach of **I-life**.
     fn take_page_back(&self, page: GivenPage) -> usize;
 
-    /// SPTEs in the rmap of `gfn` at `level`, under mmu_lock held for read.
+    /// SPTEs that map `gfn` at `level`.
     ///
     /// # Errors
     /// The gfn is in no memslot.
@@ -158,6 +179,9 @@ pub trait Mmu: Send + Sync {
 
     /// Descriptors taken out of chains and not yet free for use again.
     fn deferred_descs(&self) -> usize;
+
+    /// Page tables of 4 KiB cut off from the TDP MMU's tree and not yet freed.
+    fn deferred_tables(&self) -> usize;
 
     /// Checks I-chain and I-bit over the whole MMU. Meaningful only while no other
     /// call is running.

@@ -1,4 +1,5 @@
-//! When a descriptor that left its chain may be used again.
+//! When a descriptor that left its chain, or a page table that was cut off, may be
+//! used again.
 //!
 //! Mutators collect what they take out of chains in [`Retired`] while they hold
 //! mmu_lock, and hand it over afterwards. Where no walker can still be inside (the
@@ -24,31 +25,49 @@ pub use model::{ReadSide, Reclaim};
 #[cfg(not(any(loom, shuttle)))]
 pub use real::{ReadSide, Reclaim};
 
-use crate::{desc::PteListDesc, sync::Ordering::Relaxed};
+use crate::{desc::PteListDesc, sync::Ordering::Relaxed, tdp_mmu::TdpTable};
 
-/// Descriptors that left their chain.
+/// Descriptors that left their chain, or a page table that was cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Garbage {
     /// One descriptor; its `more` still points into the live chain.
     One(NonNull<PteListDesc>),
     /// A whole chain from its first descriptor on.
     Chain(NonNull<PteListDesc>),
+    /// One page table of the TDP MMU, no longer reachable from the root. The tables
+    /// below it are garbage of their own.
+    Table(NonNull<TdpTable>),
 }
 
-// SAFETY: a descriptor is made of atomics; what the pointer may be used for is
+/// One allocation, taken out of garbage.
+#[derive(Debug)]
+pub enum Freed {
+    /// An empty descriptor.
+    Desc(Box<PteListDesc>),
+    /// A page table with whatever was in it.
+    Table(Box<TdpTable>),
+}
+
+// SAFETY: descriptors and page tables are made of atomics; what the pointer may be used for is
 // decided by I-life, not by the thread.
 unsafe impl Send for Garbage {}
 
 impl Garbage {
-    /// Takes the descriptors apart into boxes.
+    /// Takes the garbage apart into boxes.
     ///
     /// # Safety
     /// **I-life**: no walker can reach them any more, and nobody takes them apart
     /// a second time.
-    pub unsafe fn take_apart(self, mut each: impl FnMut(Box<PteListDesc>)) {
+    pub unsafe fn take_apart(self, mut each: impl FnMut(Freed)) {
         let (first, whole) = match self {
             Self::One(desc) => (desc, false),
             Self::Chain(desc) => (desc, true),
+            Self::Table(table) => {
+                // SAFETY: from the caller; tables in the tree come from leaked boxes.
+                let table = unsafe { Box::from_raw(table.as_ptr()) };
+                table.life.retire();
+                return each(Freed::Table(table));
+            }
         };
         let mut next = Some(first);
         while let Some(desc) = next {
@@ -58,8 +77,14 @@ impl Garbage {
             let more = NonNull::new(desc.more.load(Relaxed));
             next = if whole { more } else { None };
             desc.reset();
-            each(desc);
+            each(Freed::Desc(desc));
         }
+    }
+
+    /// Page tables in this piece of garbage.
+    #[must_use]
+    pub fn tables(self) -> usize {
+        usize::from(matches!(self, Self::Table(_)))
     }
 
     /// Descriptors in this piece of garbage.
@@ -68,8 +93,10 @@ impl Garbage {
     /// **I-life**: they are still allocated.
     #[must_use]
     pub unsafe fn descs(self) -> usize {
-        let Self::Chain(first) = self else {
-            return 1;
+        let first = match self {
+            Self::One(_) => return 1,
+            Self::Table(_) => return 0,
+            Self::Chain(first) => first,
         };
         let mut len = 0;
         let mut next = Some(first);
@@ -94,7 +121,8 @@ impl Retired {
     }
 
     /// Makes room for `pieces`, so that [`push`](Self::push) does not allocate under
-    /// mmu_lock. An operation retires at most one piece per rmap.
+    /// mmu_lock. An operation retires at most one piece per rmap or page
+    /// table.
     #[inline]
     pub fn reserve(&mut self, pieces: usize) {
         self.0.reserve(pieces);

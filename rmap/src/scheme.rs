@@ -46,6 +46,20 @@ pub enum Exclusion {
     Concurrent,
 }
 
+/// What of an aging callback needs mmu_lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NeedsMmuLock {
+    /// Nothing.
+    Never,
+    /// Rmaps with a descriptor; the rest is done as
+    /// [`SingleSkip`](crate::schemes::single_skip::SingleSkip) does it.
+    Chains,
+    /// The same, but it is not taken and such rmaps are passed over.
+    SkipsChains,
+    /// All of it.
+    Always,
+}
+
 /// What the schemes may take while they age.
 #[derive(Debug, Clone, Copy)]
 pub struct AgerContext<'a> {
@@ -88,6 +102,9 @@ pub unsafe trait Scheme: Send + Sync + 'static {
     const PAGE_FREE: FreePolicy = FreePolicy::Now;
     /// Whether agers and mutators meet in a chain.
     const EXCLUSION: Exclusion = Exclusion::Exclusive;
+    /// What of a callback needs mmu_lock. With [`NeedsMmuLock::Chains`] and
+    /// [`NeedsMmuLock::SkipsChains`] mutators take nothing but mmu_lock.
+    const NEEDS_MMU_LOCK: NeedsMmuLock = NeedsMmuLock::Never;
 
     /// What an aging callback holds from beginning to end.
     type Guard<'a>;

@@ -20,6 +20,9 @@ pub mod single_bitlock;
 pub mod single_fallback;
 pub mod single_recheck;
 pub mod single_skip;
+pub mod tdp;
+pub mod tiered;
+pub mod tiered_was_fast;
 
 /// Which of KVM's two MMUs a scheme's SPTEs are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,9 @@ pub struct SchemeInfo {
     pub parallel_agers: bool,
     /// It keeps every invariant; false only for negative controls.
     pub sound: bool,
+    /// An age call that finds a young page early leaves SPTEs unaged that would take
+    /// longer to reach; where false, it ages all that the scheme can reach.
+    pub stops_when_fast: bool,
     /// Which MMUs it has.
     pub mmus: Mmus,
     /// Builds an MMU that uses it.
@@ -101,6 +107,9 @@ static SCHEMES: &[SchemeInfo] = &[
     single_bitlock::INFO,
     single_batched::INFO,
     rcu::INFO,
+    tdp::INFO,
+    tiered::INFO,
+    tiered_was_fast::INFO,
 ];
 
 /// All schemes, in the order in which tables show them.

@@ -9,13 +9,11 @@
 //! Nothing is allocated and nothing is freed while mmu_lock is held: the vCPU's
 //! cache is topped up before, and retired descriptors are handed over after.
 
-mod age;
+pub(crate) mod age;
 mod pages;
 mod under_lock;
 
 use std::{marker::PhantomData, ptr::NonNull};
-
-use age::{ClearYoung, TestYoung};
 
 use crate::{
     config::{AccessedBits, MmuConfig},
@@ -27,7 +25,8 @@ use crate::{
     mmu_lock::MmuLock,
     pte_list,
     reclaim::{Garbage, Reclaim, Retired},
-    scheme::{AgeOp, AgerContext, Exclusion, FreePolicy, Scheme, WalkOrder},
+    scheme::{AgeOp, AgerContext, Exclusion, FreePolicy, NeedsMmuLock, Scheme, WalkOrder},
+    schemes::{single_fallback::SingleFallback, single_skip::SingleSkip},
     spte::{Spte, SpteWord},
     vcpu::Vcpu,
     verify,
@@ -50,9 +49,18 @@ impl<S: Scheme> ShadowMmu<S> {
     /// # Errors
     /// The configuration is contradictory or does not fit into memory.
     pub fn new(config: &MmuConfig) -> Result<Self, RmapError> {
+        Self::with_aliases_from(config, 0)
+    }
+
+    /// [`new`](Self::new) without the aliases below `first_alias`, which another MMU
+    /// of the VM has.
+    pub(crate) fn with_aliases_from(
+        config: &MmuConfig,
+        first_alias: u32,
+    ) -> Result<Self, RmapError> {
         Ok(Self {
             mmu_lock: MmuLock::new(config.lock),
-            slots: Memslots::new(config)?,
+            slots: Memslots::new(config, first_alias)?,
             reclaim: Reclaim::new(),
             accessed: config.accessed,
             recycle_threshold: config.recycle_threshold,
@@ -66,6 +74,14 @@ impl<S: Scheme> ShadowMmu<S> {
     /// As for [`new`](Self::new).
     pub fn boxed(config: &MmuConfig) -> Result<Box<dyn Mmu>, RmapError> {
         Ok(Box::new(Self::new(config)?))
+    }
+
+    /// The VM's mmu_lock and read side, for its other MMU.
+    pub(crate) fn context(&self) -> AgerContext<'_> {
+        AgerContext {
+            mmu_lock: &self.mmu_lock,
+            reclaim: &self.reclaim,
+        }
     }
 
     /// The SPTE and the head of a mapping.
@@ -195,30 +211,28 @@ impl<S: Scheme> ShadowMmu<S> {
         })
     }
 
-    /// One aging callback.
+    /// One aging callback, walking as scheme `W` does: `S` itself or one that is sound
+    /// beside its mutators.
     #[inline]
-    fn age_range(&self, range: GfnRange, op: &mut impl AgeOp) -> bool {
-        let mut guard = S::enter(AgerContext {
-            mmu_lock: &self.mmu_lock,
-            reclaim: &self.reclaim,
-        });
+    fn age_range<W: Scheme>(&self, range: GfnRange, op: &mut impl AgeOp) -> bool {
+        let mut guard = W::enter(self.context());
         for (slot, range) in self.slots.overlapping(range) {
-            let over = match S::ORDER {
+            let over = match W::ORDER {
                 WalkOrder::LevelOuter => Level::ALL.iter().try_for_each(|&level| {
-                    S::walk_range(&mut guard, slot.heads(&range, level), op)
+                    W::walk_range(&mut guard, slot.heads(&range, level), op)
                 }),
                 WalkOrder::GfnOuter => (range.start.0..range.end.0).try_for_each(|gfn| {
                     let mut heads = Level::ALL
                         .iter()
                         .filter_map(|&level| slot.head(Gfn(gfn), level));
-                    heads.try_for_each(|head| S::walk(&mut guard, head, op))
+                    heads.try_for_each(|head| W::walk(&mut guard, head, op))
                 }),
             };
             if over.is_break() {
                 break;
             }
         }
-        S::was_fast(&guard)
+        W::was_fast(&guard)
     }
 }
 
@@ -293,20 +307,28 @@ impl<S: Scheme> Mmu for ShadowMmu<S> {
     }
 
     fn age(&self, range: GfnRange) -> Aging {
-        let mut op = ClearYoung::default();
-        let fast = self.age_range(range, &mut op);
-        Aging {
-            young: op.young,
-            fast,
-        }
+        self.age_as::<S>(range)
     }
 
     fn test_age(&self, range: GfnRange) -> Aging {
-        let mut op = TestYoung::default();
-        let fast = self.age_range(range, &mut op);
-        Aging {
-            young: op.young,
-            fast,
+        self.test_age_as::<S>(range)
+    }
+
+    fn age_fast_only(&self, range: GfnRange) -> Aging {
+        match S::NEEDS_MMU_LOCK {
+            NeedsMmuLock::Never | NeedsMmuLock::SkipsChains => self.age(range),
+            NeedsMmuLock::Chains => self.age_as::<SingleSkip>(range),
+            NeedsMmuLock::Always => Aging {
+                young: false,
+                fast: false,
+            },
+        }
+    }
+
+    fn age_before_eviction(&self, range: GfnRange) -> Aging {
+        match S::NEEDS_MMU_LOCK {
+            NeedsMmuLock::SkipsChains => self.age_as::<SingleFallback>(range),
+            _ => self.age(range),
         }
     }
 
@@ -340,6 +362,10 @@ impl<S: Scheme> Mmu for ShadowMmu<S> {
 
     fn deferred_descs(&self) -> usize {
         self.reclaim.deferred_descs()
+    }
+
+    fn deferred_tables(&self) -> usize {
+        self.reclaim.deferred_tables()
     }
 
     fn verify(&self) -> Result<(), Violation> {

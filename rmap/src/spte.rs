@@ -6,19 +6,31 @@
 //! other change either leaves 0 alone by its nature (clearing a bit) or is a
 //! compare-exchange from a present value.
 //!
-//! Ordering is relaxed throughout: nothing is published through an SPTE. Who may
-//! look at one at all is decided by the rmap that leads to it.
+//! Ordering is relaxed wherever an SPTE maps a page: nothing is published through
+//! it. Who may look at one at all is decided by the rmap, or the tables, that lead to
+//! it. Only the TDP MMU's entries that lead to another table publish something, and
+//! have functions of their own: [`Spte::load_entry`], [`Spte::replace`],
+//! [`Spte::swap_entry`], [`Spte::unfreeze`].
+//!
+//! The TDP MMU knows four more values of the word, none of which maps a page and so
+//! none of which any other function here ever changes: the address of the next table
+//! (TABLE), *frozen*, and *away*.
 //!
 //! Two forms exist, told apart by a bit of the SPTE itself, as in KVM. With A/D
 //! bits, young is the Accessed bit. Without, an old page's SPTE is made
 //! non-present for the hardware and its permissions are kept in high bits; young
 //! means "not in that state".
 
+use std::ptr::NonNull;
+
 use crate::{
     config::AccessedBits,
     gfn::Gfn,
     mmu::Access,
-    sync::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        AtomicWord,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
 };
 
 /// The value of one SPTE.
@@ -49,6 +61,13 @@ impl SpteWord {
     const SAVED_SHIFT: u32 = 54;
     /// The permissions access tracking takes away.
     const HW_PERMISSIONS: u64 = Self::HW_READ | Self::HW_WRITE;
+
+    /// Somebody is about to zap this entry, or has cut its table off (bit 10).
+    pub const FROZEN: Self = Self(1 << 10);
+    /// Frozen, because the page-table page beneath is in a stranger's hands.
+    pub const AWAY: Self = Self(1 << 10 | 1 << 8);
+    /// The rest of the word is the address of the next table (bit 9).
+    const TABLE: u64 = 1 << 9;
 
     /// A young, present SPTE that maps `gfn`'s page for `access`.
     #[must_use]
@@ -139,6 +158,19 @@ impl SpteWord {
         Self(self.touched().0 | Self::HW_WRITE | Self::DIRTY)
     }
 
+    /// Entry `index` of a table whose entries map `1 << shift` pages each, when this
+    /// entry is split over such a table.
+    #[must_use]
+    pub const fn split(self, index: u64, shift: u32) -> Self {
+        Self(self.0 + (index << (Self::PFN_SHIFT + shift)))
+    }
+
+    /// The gfn of the page it maps (this model's guests have gfn and pfn equal).
+    #[must_use]
+    pub const fn gfn(self) -> Gfn {
+        Gfn((self.0 & Self::PFN) >> Self::PFN_SHIFT)
+    }
+
     /// The same entry, read-only.
     #[must_use]
     pub const fn write_protected(self) -> Self {
@@ -146,34 +178,102 @@ impl SpteWord {
     }
 }
 
+/// A value as the word holds it.
+#[inline(always)]
+fn pack(word: SpteWord) -> *mut () {
+    std::ptr::without_provenance_mut(word.0 as usize)
+}
+
+/// The value of the word.
+#[inline(always)]
+fn unpack(word: *mut ()) -> SpteWord {
+    SpteWord(word.addr() as u64)
+}
+
+/// One entry of a TDP page table, as read: with the address it may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry(*mut ());
+
+/// What an entry of a TDP page table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// Nothing.
+    Empty,
+    /// About to be emptied by whoever froze it, or part of a table cut off.
+    Frozen,
+    /// The page-table page beneath is in a stranger's hands.
+    Away,
+    /// A mapping.
+    Leaf(SpteWord),
+    /// The way to the next table.
+    Table(NonNull<()>),
+}
+
+impl Entry {
+    /// No mapping.
+    pub const EMPTY: Self = Self(std::ptr::null_mut());
+
+    /// An entry with this value, which is no table's.
+    #[must_use]
+    pub fn new(word: SpteWord) -> Self {
+        Self(pack(word))
+    }
+
+    /// The entry that leads to a table, whose address has its low 12 bits clear.
+    #[must_use]
+    pub fn table(table: NonNull<()>) -> Self {
+        let tag = |addr| addr | SpteWord::TABLE as usize;
+        Self(table.as_ptr().map_addr(tag))
+    }
+
+    /// What it is.
+    #[must_use]
+    #[inline]
+    pub fn kind(self) -> EntryKind {
+        let word = unpack(self.0);
+        if word.is_present() {
+            return EntryKind::Leaf(word);
+        }
+        if word.0 & SpteWord::TABLE != 0 {
+            let address = self.0.map_addr(|addr| addr & !(SpteWord::TABLE as usize));
+            return NonNull::new(address).map_or(EntryKind::Empty, EntryKind::Table);
+        }
+        match word {
+            SpteWord::FROZEN => EntryKind::Frozen,
+            SpteWord::AWAY => EntryKind::Away,
+            _ => EntryKind::Empty,
+        }
+    }
+}
+
 /// One SPTE in its shadow page.
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct Spte(AtomicU64);
+pub struct Spte(AtomicWord);
 
 impl Spte {
     /// A zapped SPTE.
     #[must_use]
     pub fn new() -> Self {
-        Self(AtomicU64::new(SpteWord::ZAPPED.0))
+        Self(AtomicWord::new(pack(SpteWord::ZAPPED)))
     }
 
     /// The value now.
     #[inline]
     pub fn load(&self) -> SpteWord {
-        SpteWord(self.0.load(Relaxed))
+        unpack(self.0.load(Relaxed))
     }
 
     /// Installs a value. Only under mmu_lock held for write, on a zapped SPTE.
     #[inline]
     pub fn install(&self, word: SpteWord) {
-        self.0.store(word.0, Relaxed);
+        self.0.store(pack(word), Relaxed);
     }
 
     /// Zaps the SPTE and returns what it was. Only under mmu_lock held for write.
     #[inline]
     pub fn zap(&self) -> SpteWord {
-        SpteWord(self.0.swap(SpteWord::ZAPPED.0, Relaxed))
+        unpack(self.0.swap(pack(SpteWord::ZAPPED), Relaxed))
     }
 
     /// Makes a young SPTE old and returns whether it was young.
@@ -189,11 +289,11 @@ impl Spte {
             return false;
         }
         if old.is_tracked() {
-            let _changed_meanwhile = self
-                .0
-                .compare_exchange(old.0, old.aged().0, Relaxed, Relaxed);
+            let _changed_meanwhile =
+                self.0
+                    .compare_exchange(pack(old), pack(old.aged()), Relaxed, Relaxed);
         } else {
-            self.0.fetch_and(!SpteWord::ACCESSED, Relaxed);
+            self.0.and(!(SpteWord::ACCESSED as usize), Relaxed);
         }
         true
     }
@@ -208,9 +308,9 @@ impl Spte {
             return false;
         }
         if still_mapped() {
-            let _changed_meanwhile = self
-                .0
-                .compare_exchange(old.0, old.aged().0, Relaxed, Relaxed);
+            let _changed_meanwhile =
+                self.0
+                    .compare_exchange(pack(old), pack(old.aged()), Relaxed, Relaxed);
         }
         true
     }
@@ -228,11 +328,44 @@ impl Spte {
             if new == old {
                 return Some(old);
             }
-            match self.0.compare_exchange_weak(old.0, new.0, Relaxed, Relaxed) {
+            match self
+                .0
+                .compare_exchange_weak(pack(old), pack(new), Relaxed, Relaxed)
+            {
                 Ok(_) => return Some(old),
-                Err(now) => old = SpteWord(now),
+                Err(now) => old = unpack(now),
             }
         }
+    }
+
+    /// What a page-table walk finds here, and with it the contents of the table it
+    /// leads to.
+    #[inline]
+    pub fn load_entry(&self) -> Entry {
+        Entry(self.0.load(Acquire))
+    }
+
+    /// Puts `new` in the place of `old`, and publishes the table it leads to. False
+    /// if the entry is not `old` any more.
+    ///
+    /// Acquire as well: who cuts a table off goes on to read it.
+    #[inline]
+    pub fn replace(&self, old: Entry, new: Entry) -> bool {
+        self.0
+            .compare_exchange(old.0, new.0, AcqRel, Relaxed)
+            .is_ok()
+    }
+
+    /// Puts `new` here and returns what there was.
+    #[inline]
+    pub fn swap_entry(&self, new: Entry) -> Entry {
+        Entry(self.0.swap(new.0, AcqRel))
+    }
+
+    /// Empties an entry the caller has frozen itself.
+    #[inline]
+    pub fn unfreeze(&self) {
+        self.0.store(pack(SpteWord::ZAPPED), Release);
     }
 }
 

@@ -18,6 +18,7 @@ mod model;
 mod real;
 #[cfg(shuttle)]
 mod schedule;
+mod word;
 
 #[cfg(loom)]
 pub use model::{
@@ -31,3 +32,4 @@ pub use schedule::{
     AtomicPtr, AtomicU32, AtomicU64, Canary, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard,
     spin_loop, yield_now,
 };
+pub use word::AtomicWord;

@@ -2,12 +2,13 @@
 //!
 //! One per thread that faults or zaps. It may be used with any MMU.
 
-use crate::{desc::DescCache, reclaim::Retired};
+use crate::{desc::DescCache, reclaim::Retired, tdp_mmu::TableCache};
 
-/// One vCPU's descriptor cache and its list of retired descriptors.
+/// One vCPU's caches of descriptors and page tables, and what it has retired.
 #[derive(Debug, Default)]
 pub struct Vcpu {
     pub(crate) cache: DescCache,
+    pub(crate) tables: TableCache,
     pub(crate) retired: Retired,
 }
 
@@ -17,6 +18,7 @@ impl Vcpu {
     pub const fn new() -> Self {
         Self {
             cache: DescCache::new(),
+            tables: TableCache::new(),
             retired: Retired::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::reclaim::Freed;
 
 /// SPTEs to add and remove, enough for five descriptors.
 const SPTES: usize = 64;
@@ -68,7 +69,12 @@ impl Rig {
     fn free(&mut self) {
         for garbage in self.retired.drain() {
             // SAFETY: it left the chain, and nobody walks it.
-            unsafe { garbage.take_apart(|desc| drop(self.cache.put(desc))) };
+            unsafe {
+                garbage.take_apart(|freed| match freed {
+                    Freed::Desc(desc) => drop(self.cache.put(desc)),
+                    Freed::Table(_) => unreachable!("chains have no tables"),
+                });
+            }
         }
     }
 

@@ -13,9 +13,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Garbage;
+use super::{Freed, Garbage};
 use crate::{
-    desc::{DescCache, PteListDesc},
+    desc::DescCache,
     sync::{AtomicU64, Ordering::AcqRel, yield_now},
 };
 
@@ -30,15 +30,12 @@ pub struct Reclaim {
 }
 
 #[derive(Debug, Default)]
-#[expect(
-    clippy::vec_box,
-    reason = "a walker that should not be there must find them unmoved"
-)]
 struct Books {
     next_reader: u64,
     inside: Vec<u64>,
     waiting: Vec<Waiting>,
-    freed: Vec<Box<PteListDesc>>,
+    /// Boxed each, so that a walker that should not be there finds them unmoved.
+    freed: Vec<Freed>,
 }
 
 /// One piece of garbage and the read sides it waits for.
@@ -88,7 +85,7 @@ impl Reclaim {
     /// **I-life**: no walker can reach the garbage any more. The model checks it.
     pub unsafe fn free_now(&self, garbage: Garbage, _cache: &mut DescCache) {
         // SAFETY: boxes are kept, not deallocated.
-        unsafe { garbage.take_apart(|desc| self.books().freed.push(desc)) };
+        unsafe { garbage.take_apart(|freed| self.books().freed.push(freed)) };
     }
 
     /// Frees after every walker now on the read side has left it.
@@ -129,6 +126,13 @@ impl Reclaim {
         self.books().waiting.iter().map(|one| one.descs).sum()
     }
 
+    /// Page tables deferred and not freed yet.
+    #[must_use]
+    pub fn deferred_tables(&self) -> usize {
+        let books = self.books();
+        books.waiting.iter().map(|one| one.garbage.tables()).sum()
+    }
+
     fn free(&self, ready: Vec<Garbage>) {
         if ready.is_empty() {
             return;
@@ -137,7 +141,7 @@ impl Reclaim {
         self.retirements.fetch_add(0, AcqRel);
         for garbage in ready {
             // SAFETY: boxes are kept, not deallocated.
-            unsafe { garbage.take_apart(|desc| self.books().freed.push(desc)) };
+            unsafe { garbage.take_apart(|freed| self.books().freed.push(freed)) };
         }
     }
 }

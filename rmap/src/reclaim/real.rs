@@ -11,13 +11,20 @@ use std::{
     },
 };
 
-use super::Garbage;
+use super::{Freed, Garbage};
 use crate::desc::DescCache;
 
-/// Frees one MMU's descriptors, now or after the walkers have left.
+/// What waits to be freed.
+#[derive(Debug, Default)]
+struct Deferred {
+    descs: AtomicUsize,
+    tables: AtomicUsize,
+}
+
+/// Frees one MMU's descriptors and page tables, now or after the walkers have left.
 #[derive(Debug, Default)]
 pub struct Reclaim {
-    deferred: Arc<AtomicUsize>,
+    deferred: Arc<Deferred>,
 }
 
 /// Keeps what was reachable on entry allocated until it is dropped.
@@ -44,13 +51,19 @@ impl Reclaim {
         }
     }
 
-    /// Frees into the vCPU's cache, and to the allocator beyond its capacity.
+    /// Frees descriptors into the vCPU's cache, and to the allocator beyond its
+    /// capacity; page tables to the allocator.
     ///
     /// # Safety
     /// **I-life**: no walker can reach the garbage any more.
     pub unsafe fn free_now(&self, garbage: Garbage, cache: &mut DescCache) {
         // SAFETY: from the caller; retired garbage is handed over once.
-        unsafe { garbage.take_apart(|desc| drop(cache.put(desc))) };
+        unsafe {
+            garbage.take_apart(|freed| match freed {
+                Freed::Desc(desc) => drop(cache.put(desc)),
+                Freed::Table(table) => drop(table),
+            });
+        }
     }
 
     /// Frees after every walker now on the read side has left it.
@@ -60,15 +73,18 @@ impl Reclaim {
     /// garbage, and nobody frees it a second time.
     pub unsafe fn defer(&self, garbage: Garbage) {
         // SAFETY: not freed yet.
-        let len = unsafe { garbage.descs() };
-        self.deferred.fetch_add(len, Relaxed);
+        let descs = unsafe { garbage.descs() };
+        let tables = garbage.tables();
+        self.deferred.descs.fetch_add(descs, Relaxed);
+        self.deferred.tables.fetch_add(tables, Relaxed);
         let deferred = Arc::clone(&self.deferred);
         let side = self.enter();
         // SAFETY: from the caller; the closure runs once, when the epoch has passed.
         unsafe {
             side.guard.defer_unchecked(move || {
                 garbage.take_apart(drop);
-                deferred.fetch_sub(len, Relaxed);
+                deferred.descs.fetch_sub(descs, Relaxed);
+                deferred.tables.fetch_sub(tables, Relaxed);
             });
         }
     }
@@ -88,6 +104,12 @@ impl Reclaim {
     /// Descriptors deferred and not freed yet.
     #[must_use]
     pub fn deferred_descs(&self) -> usize {
-        self.deferred.load(Relaxed)
+        self.deferred.descs.load(Relaxed)
+    }
+
+    /// Page tables deferred and not freed yet.
+    #[must_use]
+    pub fn deferred_tables(&self) -> usize {
+        self.deferred.tables.load(Relaxed)
     }
 }

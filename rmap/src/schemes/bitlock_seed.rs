@@ -31,6 +31,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: cfg!(not(loom)),
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<BitlockSeed>::boxed,
 };

@@ -42,6 +42,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: false,
     parallel_agers: true,
     sound: true,
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<Rcu>::boxed,
 };

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{HeadWord, RmapHead},
     mmu_lock::ReadGuard,
-    scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
+    scheme::{AgeOp, AgerContext, NeedsMmuLock, Scheme, walk_exclusive},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -26,6 +26,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: true,
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<RwlockRead>::boxed,
 };
@@ -37,6 +38,8 @@ pub enum RwlockRead {}
 // SAFETY: I-life: mutations happen with mmu_lock held for write, walks with it held
 // for read, so no walk is inside a chain that changes.
 unsafe impl Scheme for RwlockRead {
+    const NEEDS_MMU_LOCK: NeedsMmuLock = NeedsMmuLock::Always;
+
     type Guard<'a> = ReadGuard<'a>;
 
     #[inline]

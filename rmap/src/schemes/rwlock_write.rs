@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{HeadWord, RmapHead},
     mmu_lock::WriteGuard,
-    scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
+    scheme::{AgeOp, AgerContext, NeedsMmuLock, Scheme, walk_exclusive},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -25,6 +25,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: false,
     sound: true,
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<RwlockWrite>::boxed,
 };
@@ -36,6 +37,8 @@ pub enum RwlockWrite {}
 // SAFETY: I-life: walks and mutations all happen with mmu_lock held for write, so
 // none is inside a chain while another is.
 unsafe impl Scheme for RwlockWrite {
+    const NEEDS_MMU_LOCK: NeedsMmuLock = NeedsMmuLock::Always;
+
     type Guard<'a> = WriteGuard<'a>;
 
     #[inline]

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one, walk_exclusive},
+    scheme::{AgeOp, AgerContext, FreePolicy, NeedsMmuLock, Scheme, visit_one, walk_exclusive},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -27,6 +27,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: true,
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleFallback>::boxed,
 };
@@ -46,6 +47,8 @@ pub struct Guard<'a> {
 // change them; a lone SPTE is reached without a descriptor.
 unsafe impl Scheme for SingleFallback {
     const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
+
+    const NEEDS_MMU_LOCK: NeedsMmuLock = NeedsMmuLock::Chains;
 
     type Guard<'a> = Guard<'a>;
 

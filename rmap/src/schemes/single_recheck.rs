@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 
 use crate::{
     head::{Chain, HeadWord, RmapHead},
-    scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
+    scheme::{AgeOp, AgerContext, NeedsMmuLock, Scheme, walk_exclusive},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -30,6 +30,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: false,
     parallel_agers: true,
     sound: false,
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleRecheck>::boxed,
 };
@@ -48,6 +49,8 @@ pub struct Guard<'a> {
 // does not hold for shadow pages; our pages are words inside the MMU that outlive
 // every walk, so what breaks is the stranger's data and not memory.
 unsafe impl Scheme for SingleRecheck {
+    const NEEDS_MMU_LOCK: NeedsMmuLock = NeedsMmuLock::Chains;
+
     type Guard<'a> = Guard<'a>;
 
     #[inline]

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use crate::{
     head::{Chain, HeadWord, RmapHead},
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
+    scheme::{AgeOp, AgerContext, FreePolicy, NeedsMmuLock, Scheme, visit_one},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -25,6 +25,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: false,
     parallel_agers: true,
     sound: true,
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleSkip>::boxed,
 };
@@ -37,6 +38,8 @@ pub enum SingleSkip {}
 // descriptor.
 unsafe impl Scheme for SingleSkip {
     const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
+
+    const NEEDS_MMU_LOCK: NeedsMmuLock = NeedsMmuLock::SkipsChains;
 
     type Guard<'a> = ReadSide<'a>;
 

@@ -53,7 +53,11 @@ impl<S: Scheme> ShadowMmu<S> {
         for (spte, &word) in page.sptes().iter().zip(&words) {
             spte.install(SpteWord::from_raw(word));
         }
-        Ok(GivenPage { place, words })
+        Ok(GivenPage {
+            place,
+            words,
+            table: None,
+        })
     }
 
     /// See [`Mmu::take_page_back`](crate::Mmu::take_page_back).

@@ -13,22 +13,12 @@ use crate::{
     error::{PteListError, RmapError},
     gfn::{Gfn, GfnRange, Level, Mapping},
     head::RmapHead,
-    memslot::Memslot,
     pte_list,
     reclaim::Retired,
     scheme::Scheme,
     spte::{Spte, SpteWord},
     vcpu::Vcpu,
 };
-
-/// The part of `range` that is made of whole 2 MiB pages inside the slot.
-fn whole_huge_pages(slot: &Memslot, range: &GfnRange) -> Option<GfnRange> {
-    let part = slot.range().intersection(range)?;
-    let huge = Level::Size2M;
-    let start = huge.align(Gfn(part.start.0 + huge.npages() - 1));
-    let whole = GfnRange::new(start, huge.align(part.end));
-    (whole.npages() > 0).then_some(whole)
-}
 
 /// Walks a chain with mmu_lock held for write.
 fn walk(head: &RmapHead, visit: &mut impl FnMut(&Spte) -> ControlFlow<()>) {
@@ -65,7 +55,7 @@ impl<S: Scheme> ShadowMmu<S> {
     ) -> Result<u64, RmapError> {
         let parts = || {
             let slots = self.slots.overlapping(range);
-            slots.filter_map(|(slot, range)| Some((slot, whole_huge_pages(slot, &range)?)))
+            slots.filter_map(|(slot, range)| Some((slot, range.whole_pages(Level::Size2M)?)))
         };
         let descs = parts()
             .map(|(slot, part)| {

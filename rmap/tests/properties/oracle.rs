@@ -1,14 +1,25 @@
 //! What an MMU should be: a map from place to state.
+//!
+//! SPTEs of the TDP MMU belong to no slot: its tables are the VM's. At most one of them
+//! maps a gfn, of whatever size.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rmap::{Gfn, GfnRange, Level, Mapping, MmuConfig, RmapError};
+use rmap::{Gfn, GfnRange, Level, Mapping, MmuConfig, RmapError, SchemeInfo};
+
+/// The slot of what is in no slot: the SPTEs of the TDP MMU.
+const TDP: usize = usize::MAX;
 
 /// Slot, level, index of the page at that level, alias.
 type Key = (usize, Level, u64, u32);
 
 /// Slot, level, index of the page at that level.
 type Rmap = (usize, Level, u64);
+
+/// The gfns of the page.
+fn pages((_, level, index, _): &Key) -> GfnRange {
+    GfnRange::pages(Gfn(index * level.npages()), level.npages())
+}
 
 fn rmap((slot, level, index, _): &Key) -> Rmap {
     (*slot, *level, *index)
@@ -27,22 +38,28 @@ pub(crate) struct Oracle {
     mapped: BTreeMap<Key, State>,
     /// Rmaps that have held two SPTEs or more since they were last empty.
     with_descriptor: BTreeSet<Rmap>,
+    /// Aliases below this are the TDP MMU's.
+    tdp_aliases: u32,
     /// Whether aging looks into rmaps with a descriptor.
     ages_chains: bool,
+    /// Whether it does so only if nothing else was young.
+    stops_when_fast: bool,
 }
 
 impl Oracle {
-    /// An empty MMU whose aging sees all SPTEs, or only those alone in their rmap.
-    pub(crate) fn new(config: &MmuConfig, ages_chains: bool) -> Self {
+    /// An empty MMU of the scheme.
+    pub(crate) fn new(config: &MmuConfig, scheme: &SchemeInfo) -> Self {
         let slots = config.memslots.iter();
         Self {
             slots: slots
                 .map(|slot| GfnRange::pages(slot.base_gfn, slot.npages))
                 .collect(),
-            aliases: config.aliases,
+            aliases: scheme.aliases(config.aliases),
             mapped: BTreeMap::new(),
             with_descriptor: BTreeSet::new(),
-            ages_chains,
+            tdp_aliases: scheme.tdp_aliases(),
+            ages_chains: scheme.exact,
+            stops_when_fast: scheme.stops_when_fast,
         }
     }
 
@@ -54,8 +71,49 @@ impl Oracle {
 
     fn key(&self, mapping: Mapping) -> Option<Key> {
         let slot = self.slot(mapping.gfn)?;
+        let slot = if self.is_tdp(mapping) { TDP } else { slot };
         let index = mapping.gfn.0 / mapping.level.npages();
         (mapping.alias < self.aliases).then_some((slot, mapping.level, index, mapping.alias))
+    }
+
+    /// The mapping would be the TDP MMU's.
+    pub(crate) fn is_tdp(&self, mapping: Mapping) -> bool {
+        mapping.alias < self.tdp_aliases
+    }
+
+    /// The TDP MMU's keys whose pages share a gfn with this page.
+    fn tdp_keys(&self, page: GfnRange) -> Vec<Key> {
+        let keys = self.mapped.keys().filter(|key| key.0 == TDP);
+        let keys = keys.filter(|key| pages(key).intersection(&page).is_some());
+        keys.copied().collect()
+    }
+
+    /// Splits every TDP page larger than `level` that holds `gfn` over smaller ones.
+    fn split_tdp(&mut self, gfn: Gfn, level: Level) {
+        for (larger, smaller) in [
+            (Level::Size1G, Level::Size2M),
+            (Level::Size2M, Level::Size4K),
+        ] {
+            let key = (TDP, larger, gfn.0 / larger.npages(), 0);
+            if larger <= level || !self.mapped.contains_key(&key) {
+                continue;
+            }
+            let first = key.2 * 512;
+            if let Some(state) = self.mapped.remove(&key) {
+                let parts = (first..first + 512).map(|index| ((TDP, smaller, index, 0), state));
+                self.mapped.extend(parts);
+            }
+        }
+    }
+
+    /// Makes place for a TDP SPTE: splits what is larger, zaps what is smaller.
+    fn make_place(&mut self, key: &Key) {
+        self.split_tdp(pages(key).start, key.1);
+        for other in self.tdp_keys(pages(key)) {
+            if other != *key {
+                self.mapped.remove(&other);
+            }
+        }
     }
 
     /// The error a mapping must give, if any.
@@ -77,6 +135,9 @@ impl Oracle {
         let Some(key) = self.key(mapping) else {
             return false;
         };
+        if key.0 == TDP {
+            self.make_place(&key);
+        }
         let old = self.mapped.get(&key).copied();
         let writable = write || old.is_some_and(|state| state.writable);
         self.mapped.insert(
@@ -86,7 +147,7 @@ impl Oracle {
                 writable,
             },
         );
-        if self.chain_len(mapping) > 1 {
+        if key.0 != TDP && self.rmap_len(mapping) > 1 {
             self.with_descriptor.insert(rmap(&key));
         }
         old.is_some()
@@ -95,8 +156,10 @@ impl Oracle {
     /// An rmap gives its last descriptor back when its last SPTE goes.
     fn drop_descriptors(&mut self) {
         let mapped = &self.mapped;
-        self.with_descriptor
-            .retain(|of| mapped.keys().any(|key| rmap(key) == *of));
+        self.with_descriptor.retain(|&(slot, level, index)| {
+            let rmap = (slot, level, index, 0)..=(slot, level, index, u32::MAX);
+            mapped.range(rmap).next().is_some()
+        });
     }
 
     /// Returns whether it was young, if it was mapped.
@@ -114,8 +177,22 @@ impl Oracle {
         }
     }
 
-    /// Zaps every entry of the page-table page that holds the mapping's.
+    /// Zaps every entry of the page-table page that holds the mapping's; of the TDP
+    /// MMU everything that is mapped where the table is, split off larger pages first.
     pub(crate) fn zap_page(&mut self, mapping: Mapping) {
+        if self.is_tdp(mapping) {
+            let above = mapping.level.npages() * 512;
+            let table = GfnRange::pages(Gfn(mapping.gfn.0 / above * above), above);
+            let parent = match mapping.level {
+                Level::Size4K => Level::Size2M,
+                Level::Size2M | Level::Size1G => Level::Size1G,
+            };
+            self.split_tdp(mapping.gfn, parent);
+            for key in self.tdp_keys(table) {
+                self.mapped.remove(&key);
+            }
+            return;
+        }
         if let Some((slot, level, index, alias)) = self.key(mapping) {
             let page = |key: &Key| (key.0, key.1, key.2 / 512, key.3);
             self.mapped
@@ -124,16 +201,26 @@ impl Oracle {
         }
     }
 
+    /// SPTEs in the rmap of the mapping's page.
+    pub(crate) fn rmap_len(&self, mapping: Mapping) -> u32 {
+        let Some(slot) = self.slot(mapping.gfn) else {
+            return 0;
+        };
+        let of = |alias| {
+            let index = mapping.gfn.0 / mapping.level.npages();
+            (slot, mapping.level, index, alias)
+        };
+        self.mapped.range(of(0)..=of(u32::MAX)).count() as u32
+    }
+
+    /// SPTEs that map the mapping's page at its level.
     pub(crate) fn chain_len(&self, mapping: Mapping) -> u32 {
-        let first = self.key(Mapping {
+        let tdp = self.key(Mapping {
             alias: 0,
             ..mapping
         });
-        first.map_or(0, |(slot, level, index, _)| {
-            self.mapped
-                .range((slot, level, index, 0)..=(slot, level, index, u32::MAX))
-                .count() as u32
-        })
+        let tdp = tdp.is_some_and(|key| key.0 == TDP && self.mapped.contains_key(&key));
+        self.rmap_len(mapping) + u32::from(tdp)
     }
 
     pub(crate) fn touch(&mut self, mapping: Mapping) -> bool {
@@ -143,10 +230,12 @@ impl Oracle {
 
     /// The mapping's page shares a gfn with the range and with its own slot.
     fn overlaps(&self, key: &Key, range: GfnRange) -> bool {
-        let (slot, level, index, _) = *key;
-        let page = GfnRange::pages(Gfn(index * level.npages()), level.npages());
-        let part = self.slots[slot].intersection(&range);
-        part.is_some_and(|part| part.intersection(&page).is_some())
+        let mut slots = self.slots.iter().enumerate();
+        slots.any(|(number, slot)| {
+            let part = slot.intersection(&range);
+            let part = part.and_then(|part| part.intersection(&pages(key)));
+            part.is_some() && (key.0 == TDP || key.0 == number)
+        })
     }
 
     fn keys(&self, range: GfnRange) -> Vec<Key> {
@@ -165,17 +254,38 @@ impl Oracle {
         keys.len() as u64
     }
 
+    /// What of the range is reached without looking into rmaps with a descriptor.
+    fn quick_keys(&self, range: GfnRange) -> Vec<Key> {
+        let mut keys = self.keys(range);
+        keys.retain(|key| !self.with_descriptor.contains(&rmap(key)));
+        keys
+    }
+
     /// What aging reaches of the range.
     fn aged_keys(&self, range: GfnRange) -> Vec<Key> {
-        let mut keys = self.keys(range);
-        keys.retain(|key| self.ages_chains || !self.with_descriptor.contains(&rmap(key)));
-        keys
+        let quick = self.quick_keys(range);
+        let enough = self.stops_when_fast && self.any_young(&quick);
+        if enough || !self.ages_chains {
+            return quick;
+        }
+        self.keys(range)
+    }
+
+    fn any_young(&self, keys: &[Key]) -> bool {
+        keys.iter().any(|key| self.mapped[key].young)
     }
 
     /// What test-age answers.
     pub(crate) fn test_age(&self, range: GfnRange) -> bool {
-        let keys = self.aged_keys(range);
-        keys.iter().any(|key| self.mapped[key].young)
+        self.any_young(&self.aged_keys(range))
+    }
+
+    /// What the last look before an eviction answers: the truth.
+    pub(crate) fn age_before_eviction(&mut self, range: GfnRange) -> bool {
+        let honest = std::mem::replace(&mut self.ages_chains, true);
+        let young = self.age(range);
+        self.ages_chains = honest;
+        young
     }
 
     /// What age answers; the SPTEs it reaches are old afterwards, the others stay.
