@@ -178,17 +178,22 @@ unsafe fn walk_table(
     if height == 0 {
         return entries.try_for_each(|(gfn, spte)| visit(gfn, 0, spte));
     }
-    entries.try_for_each(|(gfn, spte)| match spte.load_entry().kind() {
-        EntryKind::Leaf(_) => visit(gfn, height, spte),
-        EntryKind::Table(next) => {
-            let below = GfnRange::pages(gfn, 1 << (height * LEVEL_SHIFT));
-            let Some(part) = range.intersection(&below) else {
-                return ControlFlow::Continue(());
-            };
-            // SAFETY: I-life, from the caller.
-            unsafe { walk_lower(next.cast(), height - 1, part, visit) }
+    entries.try_for_each(|(gfn, spte)| {
+        let mut kind = spte.load_entry().kind();
+        if matches!(kind, EntryKind::Leaf(_)) {
+            visit(gfn, height, spte)?;
+            // It may have been split before the visit: then its parts are below.
+            kind = spte.load_entry().kind();
         }
-        EntryKind::Empty | EntryKind::Frozen | EntryKind::Away => ControlFlow::Continue(()),
+        let EntryKind::Table(next) = kind else {
+            return ControlFlow::Continue(());
+        };
+        let below = GfnRange::pages(gfn, 1 << (height * LEVEL_SHIFT));
+        let Some(part) = range.intersection(&below) else {
+            return ControlFlow::Continue(());
+        };
+        // SAFETY: I-life, from the caller.
+        unsafe { walk_lower(next.cast(), height - 1, part, visit) }
     })
 }
 

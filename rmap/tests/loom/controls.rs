@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Runs a model and returns why it failed; panics if it did not.
-fn must_be_caught(model: impl Fn() + Send + Sync + 'static) -> String {
+pub(crate) fn must_be_caught(model: impl Fn() + Send + Sync + 'static) -> String {
     must_be_caught_here(|| explore(model))
 }
 

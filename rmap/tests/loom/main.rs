@@ -10,3 +10,4 @@ mod broken;
 mod controls;
 mod model;
 mod pairs;
+mod tdp;
