@@ -122,7 +122,10 @@ pub trait Mmu: Send + Sync {
     /// v5 series' fast-only notifier; periodic aging and [lookaround](crate::lookaround)
     /// can live with it). What cannot be asked that way counts as old, and `fast` is
     /// false only if nothing can.
-    fn age_fast_only(&self, range: GfnRange) -> Aging;
+    /// The same as `age` where that never waits for mmu_lock.
+    fn age_fast_only(&self, range: GfnRange) -> Aging {
+        self.age(range)
+    }
 
     /// [`age`](Self::age) as the last look before a page is evicted (the notifier's
     /// `clear_flush_young`): it must not miss a young SPTE, and takes mmu_lock where the
@@ -180,8 +183,11 @@ pub trait Mmu: Send + Sync {
     /// Descriptors taken out of chains and not yet free for use again.
     fn deferred_descs(&self) -> usize;
 
-    /// Page tables of 4 KiB cut off from the TDP MMU's tree and not yet freed.
-    fn deferred_tables(&self) -> usize;
+    /// Page tables of 4 KiB cut off from the TDP MMU's tree and not yet freed; 0 where
+    /// there is no such tree.
+    fn deferred_tables(&self) -> usize {
+        0
+    }
 
     /// Checks I-chain and I-bit over the whole MMU. Meaningful only while no other
     /// call is running.

@@ -195,10 +195,6 @@ impl<R: Rules> Mmu for TdpMmu<R> {
         }
     }
 
-    fn age_fast_only(&self, range: GfnRange) -> Aging {
-        self.age(range)
-    }
-
     fn touch(&self, mapping: Mapping) -> bool {
         self.tdp.touch(self.context(), mapping)
     }

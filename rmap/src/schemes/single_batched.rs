@@ -37,6 +37,7 @@ pub const INFO: SchemeInfo = SchemeInfo {
     consistent: true,
     parallel_agers: true,
     sound: true,
+    stops_when_fast: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleBatched>::boxed,
 };
