@@ -206,7 +206,7 @@ mod tests {
             counters: CounterSet::open(),
         };
         for scheme in rmap::schemes() {
-            for chain_len in [1, 15] {
+            for chain_len in [1, 15].map(|n| scheme.aliases(n)) {
                 let mut cell = WriterCell::new(&plan, scheme.name, chain_len);
                 cell.prepare().unwrap();
                 let measured = cell.measure(&mut tools).unwrap();
