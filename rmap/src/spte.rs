@@ -363,9 +363,12 @@ impl Spte {
     }
 
     /// Empties an entry the caller has frozen itself.
+    ///
+    /// A swap, although nobody else replaces the value: agers clear bits of it, which
+    /// changes nothing, and of a swap and those there is one order in every model.
     #[inline]
     pub fn unfreeze(&self) {
-        self.0.store(pack(SpteWord::ZAPPED), Release);
+        self.0.swap(pack(SpteWord::ZAPPED), Release);
     }
 }
 
