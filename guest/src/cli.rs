@@ -63,7 +63,7 @@ pub(crate) struct RunArgs {
     write: bool,
 
     /// Pause between two iterations of the driver, in milliseconds [default: 0 with --hold, else
-    /// 150 for reclaim and 20 for khugepaged].
+    /// 150 for reclaim and 20 for the others].
     #[arg(long, value_name = "MS")]
     pause_ms: Option<u64>,
 

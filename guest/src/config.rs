@@ -40,6 +40,10 @@ pub enum Driver {
     Reclaim,
     /// khugepaged looking at ranges it may not collapse: `test_young`, chains stay as they are.
     Khugepaged,
+    /// MGLRU making a new generation: `clear_young`, chains stay as they are.
+    Mglru,
+    /// DAMON watching the pages: `clear_young` and `test_young`, chains stay as they are.
+    Damon,
 }
 
 impl Driver {
@@ -50,6 +54,8 @@ impl Driver {
             Self::None => "none",
             Self::Reclaim => "reclaim",
             Self::Khugepaged => "khugepaged",
+            Self::Mglru => "mglru",
+            Self::Damon => "damon",
         }
     }
 
@@ -57,8 +63,8 @@ impl Driver {
     #[must_use]
     pub fn default_backing(self) -> Backing {
         match self {
-            Self::Reclaim => Backing::File,
-            Self::None | Self::Khugepaged => Backing::Anonymous,
+            Self::Reclaim | Self::Mglru => Backing::File,
+            Self::None | Self::Khugepaged | Self::Damon => Backing::Anonymous,
         }
     }
 
@@ -67,7 +73,7 @@ impl Driver {
     pub fn default_pause(self) -> Duration {
         match self {
             Self::None | Self::Reclaim => Duration::from_millis(150),
-            Self::Khugepaged => Duration::from_millis(20),
+            Self::Khugepaged | Self::Mglru | Self::Damon => Duration::from_millis(20),
         }
     }
 }

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupVersion, Memcg};
 use crate::config::{Driver, GuestConfig};
-use crate::driver::{Aging, DriverError, DriverLoop, Khugepaged, Plan, Reclaim, SharedDriver};
+use crate::driver::{
+    Aging, Damon, DriverError, DriverLoop, Khugepaged, Mglru, Plan, Reclaim, SharedDriver,
+};
 use crate::error::{GuestError, PathError};
 use crate::stats::KvmStats;
 use crate::vcpu::{Pauser, Vcpu};
@@ -50,7 +52,7 @@ pub struct GuestReport {
 impl Guest {
     /// Starts a guest and returns when it has touched every page through every alias once.
     ///
-    /// A guest with the driver [`Driver::Reclaim`] moves this whole process into a memory cgroup
+    /// A guest with the driver [`Driver::Reclaim`] or [`Driver::Mglru`] moves this whole process into a memory cgroup
     /// of its own until the guest is dropped, so a process can have one such guest at a time.
     ///
     /// # Errors
@@ -72,8 +74,8 @@ impl Guest {
         config.validate_memory(available_memory()?)?;
         // Pages are charged to the cgroup of whoever brings them in, so join it before any is.
         let memcg = match config.driver {
-            Driver::Reclaim => Some(Memcg::join()?),
-            Driver::None | Driver::Khugepaged => None,
+            Driver::Reclaim | Driver::Mglru => Some(Memcg::join()?),
+            Driver::None | Driver::Khugepaged | Driver::Damon => None,
         };
         let (machine, vcpu) = Machine::new(&config)?;
         let machine = Arc::new(machine);
@@ -254,7 +256,9 @@ fn prepare(
     let aging: Box<dyn Aging> = match (config.driver, memcg) {
         (Driver::Reclaim, Some(memcg)) => Box::new(Reclaim::new(memcg, config)?),
         (Driver::Khugepaged, _) => Box::new(Khugepaged::new(Arc::clone(machine))?),
-        (Driver::None | Driver::Reclaim, _) => return Ok(None),
+        (Driver::Mglru, Some(memcg)) => Box::new(Mglru::new(memcg)?),
+        (Driver::Damon, _) => Box::new(Damon::new(machine.data().hva())?),
+        (Driver::None | Driver::Reclaim | Driver::Mglru, _) => return Ok(None),
     };
     Ok(Some(SharedDriver::new(aging)))
 }

@@ -2,8 +2,8 @@
 //!
 //! The guest touches a chosen number of pages, each through a chosen number of virtual addresses,
 //! over and over. Under shadow paging KVM then keeps an rmap chain of that many SPTEs per page.
-//! A driver makes the kernel ask whether the pages are young: reclaim of a memory cgroup, or
-//! khugepaged.
+//! A driver makes the kernel ask whether the pages are young: reclaim of a memory cgroup,
+//! khugepaged, MGLRU or DAMON.
 //!
 //! ```no_run
 //! use guest::{Driver, Guest, GuestConfig};

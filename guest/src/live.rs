@@ -38,6 +38,18 @@ pub const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
 /// # Panics
 /// If `probe` failed and live tests are required.
 pub fn require<T, E: Display>(test: &str, probe: Result<T, E>) -> Option<T> {
+    let reason = probe.as_ref().err().map(ToString::to_string);
+    let found = where_possible(test, probe);
+    let required = env::var_os(REQUIRE_LIVE).is_some_and(|value| value == OsStr::new("1"));
+    if let (Some(reason), true) = (reason, required) {
+        panic!("live tests are required: {test}: {reason}");
+    }
+    found
+}
+
+/// As [`require`], for what a good host may lack, such as DAMON: a skip is said as loudly, and is
+/// no failure even where live tests are required. The kernel matrix says which of them must run.
+pub fn where_possible<T, E: Display>(test: &str, probe: Result<T, E>) -> Option<T> {
     let reason = match probe {
         Ok(found) => {
             log(&format!("ran: {test}\n"));
@@ -49,8 +61,6 @@ pub fn require<T, E: Display>(test: &str, probe: Result<T, E>) -> Option<T> {
     // Straight to stderr: the test harness shows captured output of failed tests only.
     let _ = io::stderr().lock().write_all(line.as_bytes());
     log(&line);
-    let required = env::var_os(REQUIRE_LIVE).is_some_and(|value| value == OsStr::new("1"));
-    assert!(!required, "live tests are required: {test}: {reason}");
     None
 }
 
@@ -135,6 +145,22 @@ pub fn shadow_paging() -> Result<(), String> {
 /// As for a guest with the driver khugepaged.
 pub fn khugepaged() -> Result<(), DriverError> {
     driver::check_khugepaged()
+}
+
+/// Whether MGLRU can be told to age a cgroup here.
+///
+/// # Errors
+/// As for a guest with the driver MGLRU.
+pub fn mglru() -> Result<(), DriverError> {
+    driver::check_mglru()
+}
+
+/// Whether DAMON can be told to watch a guest here.
+///
+/// # Errors
+/// As for a guest with the driver DAMON.
+pub fn damon() -> Result<(), DriverError> {
+    driver::check_damon()
 }
 
 /// Whether kernel events can be counted through tracefs.

@@ -48,9 +48,9 @@ fn this_thread() -> Option<u32> {
 }
 
 #[test]
-fn one_reclaim_of_a_paused_guest_ages_and_takes_every_page() {
+fn reclaim_of_a_paused_guest_ages_and_takes_every_page() {
     let _alone = live::exclusive();
-    let name = "one_reclaim_of_a_paused_guest_ages_and_takes_every_page";
+    let name = "reclaim_of_a_paused_guest_ages_and_takes_every_page";
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
@@ -59,21 +59,28 @@ fn one_reclaim_of_a_paused_guest_ages_and_takes_every_page() {
     guest.pause().expect("pauses");
     let before = sptes(&guest);
     let counter = counter(&guest, this_thread());
-    guest.drive_once().expect("reclaims");
-    let counts = counter.counts().expect("counts");
-    let report = guest.stop().expect("stops");
-    println!("{counts:?} {:?}", report.sptes_4k);
-    assert!(counts.age >= pages, "{counts:?}");
-    assert_eq!(counts.test_age, 0);
     // Under two-dimensional paging all aliases of a page share one SPTE.
     let per_page = if live::shadow_paging().is_ok() { 4 } else { 1 };
+    let all_taken = || before - sptes(&guest) >= pages * per_page;
+    guest.drive_once().expect("reclaims");
+    let mut iterations = 1;
+    // MGLRU may spare a page or two the first time.
+    while !all_taken() && iterations < 5 {
+        guest.drive_once().expect("reclaims");
+        iterations += 1;
+    }
+    let counts = counter.counts().expect("counts");
+    let report = guest.stop().expect("stops");
+    println!("{counts:?} {:?} {iterations} iterations", report.sptes_4k);
+    assert!(counts.age >= pages, "{counts:?}");
+    assert_eq!(counts.test_age, 0);
     let after = report.sptes_4k.expect("counted");
     assert_eq!(
         before - after,
         pages * per_page,
         "all data pages were taken"
     );
-    assert_eq!(report.driver_iterations, 1);
+    assert_eq!(report.driver_iterations, iterations);
 }
 
 #[test]
@@ -107,9 +114,9 @@ fn reclaim_in_a_loop_goes_on_while_the_guest_brings_its_pages_back() {
 }
 
 #[test]
-fn a_held_guest_is_aged_once_or_twice_per_page_and_iteration() {
+fn a_held_guest_is_aged_a_few_times_per_page_and_iteration() {
     let _alone = live::exclusive();
-    let name = "a_held_guest_is_aged_once_or_twice_per_page_and_iteration";
+    let name = "a_held_guest_is_aged_a_few_times_per_page_and_iteration";
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
@@ -122,9 +129,10 @@ fn a_held_guest_is_aged_once_or_twice_per_page_and_iteration() {
     let counts = counter.counts().expect("counts");
     let report = guest.stop().expect("stops");
     println!("{counts:?} {} iterations", report.driver_iterations);
-    // Young once, then old and taken; a running guest is aged many times more.
+    // Young once, then old and taken; MGLRU asks once or twice more while it looks around. A
+    // running guest is aged many times more.
     let per_iteration = counts.age / report.driver_iterations;
-    assert!((1024..1024 * 3).contains(&per_iteration), "{counts:?}");
+    assert!((1024..1024 * 5).contains(&per_iteration), "{counts:?}");
 }
 
 /// Drives in a loop until `iterations` are done.
@@ -187,4 +195,52 @@ fn khugepaged_settings() -> Vec<String> {
     let names = ["scan_sleep_millisecs", "pages_to_scan", "max_ptes_none"];
     let read = |name| fs::read_to_string(directory.join(name)).expect("setting");
     names.into_iter().map(read).collect()
+}
+
+#[test]
+fn mglru_asks_for_every_page_and_takes_none() {
+    let _alone = live::exclusive();
+    let name = "mglru_asks_for_every_page_and_takes_none";
+    let able = reclaim_host().and_then(|()| live::mglru().map_err(|error| error.to_string()));
+    let Some(()) = live::where_possible(name, able) else {
+        return;
+    };
+    let pages = 1024;
+    let guest = start(GuestConfig::new(pages, 4).with_driver(Driver::Mglru));
+    guest.pause().expect("pauses");
+    let before = sptes(&guest);
+    let counter = counter(&guest, this_thread());
+    guest.drive_once().expect("ages");
+    let counts = counter.counts().expect("counts");
+    let report = guest.stop().expect("stops");
+    assert_eq!(report.sptes_4k, Some(before), "chains stay as they are");
+    if counts.age == 0 {
+        let reason = "this kernel's MGLRU does not ask KVM when it walks page tables";
+        live::where_possible::<(), _>(name, Err(reason));
+        return;
+    }
+    assert!(counts.age >= pages, "{counts:?}");
+    assert_eq!(counts.test_age, 0);
+}
+
+#[test]
+fn damon_makes_pages_old_and_looks_at_them_and_leaves_no_kdamond() {
+    let _alone = live::exclusive();
+    let name = "damon_makes_pages_old_and_looks_at_them_and_leaves_no_kdamond";
+    let able = reclaim_host().and_then(|()| live::damon().map_err(|error| error.to_string()));
+    let Some(()) = live::where_possible(name, able) else {
+        return;
+    };
+    let guest = start(GuestConfig::new(512, 4).with_driver(Driver::Damon));
+    guest.pause().expect("pauses");
+    let before = sptes(&guest);
+    let counter = EventCounter::start(&EventFilter::in_range(guest.memory()));
+    let counter = counter.expect("events are counted");
+    guest.drive_once().expect("watches");
+    let counts = counter.counts().expect("counts");
+    let report = guest.stop().expect("stops");
+    println!("{counts:?}");
+    assert!(counts.age > 0 && counts.test_age > 0, "{counts:?}");
+    assert_eq!(report.sptes_4k, Some(before), "chains stay as they are");
+    live::damon().expect("no kdamond of ours is left");
 }

@@ -18,10 +18,13 @@ use self::{
     kernels::{Kernel, STOCK},
     qemu::{Boot, Machine, Setup},
 };
-use crate::{Outcome, dist};
+use crate::{Outcome, dist, process};
 
-/// How long one boot with all its tests may take.
-const TIMEOUT: Duration = Duration::from_secs(400);
+/// A boot that says nothing for this long hangs; no test is silent for a
+/// quarter of it on a machine that has nothing else to do.
+const SILENCE: Duration = Duration::from_secs(240);
+/// A boot that goes on talking is cut after this long.
+const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Boots stock kernels and runs the live tests on each.
 #[derive(Debug, clap::Args)]
@@ -38,6 +41,12 @@ pub(crate) struct Options {
     /// Folder with that kernel's modules
     #[arg(long, requires = "kernel", value_name = "DIR")]
     modules: Option<PathBuf>,
+    /// Run only the tests whose name contains this
+    #[arg(long, value_name = "NAME", default_value = "")]
+    tests: String,
+    /// Write the table to this file as Markdown
+    #[arg(long, value_name = "FILE")]
+    summary: Option<PathBuf>,
     /// Print the consoles of successful boots too
     #[arg(long)]
     verbose: bool,
@@ -104,6 +113,11 @@ pub(crate) fn run(options: &Options) -> Outcome {
                 kvm_parameters: mode.kvm,
                 amd_parameters: mode.amd,
                 tests: &tests,
+                filter: &options.tests,
+                log: &process::workspace()
+                    .join("target/vm-test")
+                    .join(format!("{}-{}.log", kernel.version, mode.name)),
+                silence: SILENCE,
                 timeout: TIMEOUT,
             };
             let boot = boot(&machine, &setup)?;
@@ -115,6 +129,10 @@ pub(crate) fn run(options: &Options) -> Outcome {
         }
     }
     println!("{}", table(&results).render(Format::Text));
+    if let Some(path) = &options.summary {
+        std::fs::write(path, table(&results).render(Format::Markdown))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let bad = results.iter().filter(|r| r.problem.is_some()).count();
     Ok(if bad == 0 {
         ExitCode::SUCCESS

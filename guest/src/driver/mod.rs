@@ -3,7 +3,9 @@
 //! One iteration is one call of [`Aging::age_once`], in the calling thread; a [`DriverLoop`] calls
 //! it from a thread of its own until it is stopped. Both share the driver through [`SharedDriver`].
 
+mod damon;
 mod khugepaged;
+mod mglru;
 mod reclaim;
 mod repeat;
 mod settings;
@@ -12,7 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub(crate) use damon::Damon;
 pub(crate) use khugepaged::Khugepaged;
+pub(crate) use mglru::Mglru;
 pub(crate) use reclaim::Reclaim;
 pub(crate) use repeat::{DriverLoop, Plan};
 
@@ -22,7 +26,7 @@ use crate::error::PathError;
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     /// There is no driver to put to work.
-    #[error("this guest has no driver: start it with the driver reclaim or khugepaged")]
+    #[error("this guest has no driver: start it with one, such as reclaim")]
     NoDriver,
     /// Anonymous memory cannot be reclaimed.
     #[error(
@@ -56,6 +60,26 @@ pub enum DriverError {
     /// The guest's pages could not be kept from being collapsed.
     #[error("could not hold pages of the guest's memory in a pipe: {0}")]
     Hold(std::io::Error),
+    /// The kernel was built without MGLRU.
+    #[error("this kernel has no MGLRU: it was built without CONFIG_LRU_GEN")]
+    NoMglru,
+    /// MGLRU is off, or does not walk page tables.
+    #[error("MGLRU is switched off: write y to /sys/kernel/mm/lru_gen/enabled")]
+    MglruOff,
+    /// MGLRU does not list the guest's cgroup.
+    #[error(
+        "MGLRU's debug file does not list the guest's cgroup: look into /sys/kernel/debug/lru_gen"
+    )]
+    NoGenerations,
+    /// The kernel was built without DAMON, or without its control files.
+    #[error("this kernel has no DAMON to control: it was built without CONFIG_DAMON_SYSFS")]
+    NoDamon,
+    /// Somebody else controls DAMON.
+    #[error(
+        "somebody controls DAMON already: stop that, then write 0 to \
+         /sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds"
+    )]
+    DamonTaken,
     /// A file of sysfs, procfs or the cgroup could not be used.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -95,6 +119,16 @@ impl SharedDriver {
         self.iterations.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Whether MGLRU can be told to age a cgroup here.
+pub(crate) fn check_mglru() -> Result<(), DriverError> {
+    mglru::check_host()
+}
+
+/// Whether DAMON can be told to watch a process here.
+pub(crate) fn check_damon() -> Result<(), DriverError> {
+    damon::check_host()
 }
 
 /// Whether this kernel has khugepaged and it is switched on.

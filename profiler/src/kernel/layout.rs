@@ -84,20 +84,22 @@ impl Types {
             source,
         })?;
         let vmlinux = understood(VMLINUX, Btf::from_bytes(&bytes))?;
+        // Distributions whose KVM is a module describe struct kvm in vmlinux too, because code
+        // that is built in refers to it. Only KVM itself has a kvm_gfn_range.
+        if Path::new(KVM_MODULE).exists() {
+            return Ok(Self {
+                btf: understood(KVM_MODULE, Btf::from_split_file(KVM_MODULE, &vmlinux))?,
+                kvm_built_in: false,
+            });
+        }
         let built_in = Self {
             btf: vmlinux,
             kvm_built_in: true,
         };
-        if built_in.member("kvm", "memslots").is_some() {
-            return Ok(built_in);
-        }
-        if !Path::new(KVM_MODULE).exists() {
+        if built_in.member("kvm_gfn_range", "slot").is_none() {
             return Err(KernelError::NoKvm);
         }
-        Ok(Self {
-            btf: understood(KVM_MODULE, Btf::from_split_file(KVM_MODULE, &built_in.btf))?,
-            kvm_built_in: false,
-        })
+        Ok(built_in)
     }
 
     /// Byte offset and type of `path` in the first struct of that name that has it.

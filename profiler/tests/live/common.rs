@@ -45,6 +45,19 @@ pub(crate) fn host() -> Result<(), String> {
     Err(format!("rmapscope doctor: {}", stderr(&doctor)))
 }
 
+/// A host where every callback can be timed.
+pub(crate) fn exact_host() -> Result<(), String> {
+    host()?;
+    let doctor = run(&["doctor", "--json"]);
+    let ladder: serde_json::Value =
+        serde_json::from_slice(&doctor.stdout).map_err(|error| error.to_string())?;
+    if ladder["rung"] == "exact" {
+        return Ok(());
+    }
+    let refused = &ladder["signals"][0]["attempts"][0]["refused"];
+    Err(format!("callbacks cannot be timed here: {refused}"))
+}
+
 /// A host whose reclaim of a guest of ours can be profiled and counted.
 pub(crate) fn reclaim_host() -> Result<(), String> {
     host()?;

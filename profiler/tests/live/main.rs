@@ -6,4 +6,5 @@ mod bad_input;
 mod census;
 mod cleanup;
 mod common;
+mod exact;
 mod record;

@@ -11,7 +11,7 @@ mount -t debugfs debug /sys/kernel/debug
 mount -t tracefs trace /sys/kernel/tracing
 mount -t securityfs security /sys/kernel/security
 mount -t cgroup2 cgroup /sys/fs/cgroup
-mount -t ext4 /dev/nvme0n1 /tmp || echo "MATRIX no disk"
+mount -t ext4 /dev/nvme0n1 /disk || echo "MATRIX no disk"
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 value() { sed -n "s/.*$1=\([^ ]*\).*/\1/p" /proc/cmdline | tr , ' '; }
 for module in $(cat /modules/order); do
@@ -22,14 +22,14 @@ for module in $(cat /modules/order); do
   esac
   insmod /modules/$module $parameters || echo "MATRIX module $module failed"
 done
-export TMPDIR=/tmp RMAPSCOPE_LIVE_LOG=/tmp/live.log RUST_BACKTRACE=1
+export TMPDIR=/disk RMAPSCOPE_LIVE_LOG=/disk/live.log RUST_BACKTRACE=1
 echo "MATRIX kernel $(uname -r)"
 echo "MATRIX tdp_mmu $(cat /sys/module/kvm/parameters/tdp_mmu) npt $(cat /sys/module/kvm_amd/parameters/npt)"
 for test in $(value tests); do
   echo "MATRIX begin $test"
-  $test --test-threads=1
+  $test --test-threads=1 $(value filter)
   echo "MATRIX end $test $?"
 done
-[ -e /tmp/live.log ] && sed 's/^/MATRIX live /' /tmp/live.log
+[ -e /disk/live.log ] && sed 's/^/MATRIX live /' /disk/live.log
 echo "MATRIX done"
 poweroff -f

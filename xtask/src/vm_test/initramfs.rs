@@ -91,7 +91,7 @@ pub(super) fn write(
     to: &Path,
 ) -> Result<()> {
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "mnt", "modules", "proc", "sys", "tmp"] {
+    for folder in ["bin", "dev", "disk", "modules", "proc", "sys", "tmp"] {
         archive.folder(folder)?;
     }
     archive.program("init", INIT.as_bytes())?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -39,6 +39,13 @@ pub(super) struct Setup<'a> {
     pub(super) kvm_parameters: &'a str,
     pub(super) amd_parameters: &'a str,
     pub(super) tests: &'a [String],
+    /// Part of the names of the tests to run; all if empty.
+    pub(super) filter: &'a str,
+    /// Where the console goes as it is written.
+    pub(super) log: &'a Path,
+    /// Without a line on the console for this long, the machine hangs.
+    pub(super) silence: Duration,
+    /// No boot may take longer.
     pub(super) timeout: Duration,
 }
 
@@ -101,7 +108,7 @@ impl Machine {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start: {}", process::shown(&command)))?;
-        let result = read_console(&mut child, setup.timeout);
+        let result = read_console(&mut child, setup);
         let _ = child.kill();
         let _ = child.wait();
         let (console, finished) = result?;
@@ -143,9 +150,11 @@ impl Machine {
         command.args(["-device", "nvme,serial=rmapscope,drive=disk"]);
         command.arg("-append").arg(format!(
             "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr no_timer_check \
-             random.trust_cpu=on rdinit=/init kvm_parameters={} amd_parameters={} tests={}",
+             random.trust_cpu=on rdinit=/init kvm_parameters={} amd_parameters={} filter={} \
+             tests={}",
             setup.kvm_parameters,
             setup.amd_parameters,
+            setup.filter,
             setup.tests.join(",")
         ));
         command
@@ -179,7 +188,12 @@ fn split_by_suite(apt: &PrivateApt, packages: &[String]) -> Result<(Vec<String>,
     Ok((there, elsewhere))
 }
 
-fn read_console(child: &mut Child, timeout: Duration) -> Result<(Vec<String>, bool)> {
+/// All lines of the console, and whether the machine came to its end by itself.
+/// How long it may take is a matter of how loaded the host is, so silence is
+/// what ends a boot first.
+fn read_console(child: &mut Child, setup: &Setup<'_>) -> Result<(Vec<String>, bool)> {
+    let mut log = fs::File::create(setup.log)
+        .with_context(|| format!("cannot write {}", setup.log.display()))?;
     let stdout = child.stdout.take().context("QEMU has no standard output")?;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
@@ -190,13 +204,19 @@ fn read_console(child: &mut Child, timeout: Duration) -> Result<(Vec<String>, bo
             }
         }
     });
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + setup.timeout;
+    let mut last_line = Instant::now();
     let mut console = Vec::new();
     loop {
         match lines.recv_timeout(Duration::from_millis(200)) {
-            Ok(line) => console.push(line),
+            Ok(line) => {
+                last_line = Instant::now();
+                writeln!(log, "{line}")?;
+                console.push(line);
+            }
             Err(mpsc::RecvTimeoutError::Timeout) if process::interrupted() => bail!("interrupted"),
-            Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            Err(mpsc::RecvTimeoutError::Timeout)
+                if Instant::now() < deadline && last_line.elapsed() < setup.silence => {}
             Err(mpsc::RecvTimeoutError::Timeout) => return Ok((console, false)),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 let finished = console.iter().any(|line| line == "MATRIX done");
