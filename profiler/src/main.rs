@@ -4,15 +4,18 @@ mod census;
 mod census_command;
 mod compare;
 mod doctor;
+mod exporter;
 mod intervals;
 mod iterator;
 mod kernel;
 mod ladder;
 mod logger;
 mod object;
+mod observe;
 mod privileges;
 mod record;
 mod vms;
+mod watch;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -22,7 +25,8 @@ use clap::{Parser, Subcommand};
 /// what that costs.
 ///
 /// Start with `rmapscope doctor`, then `rmapscope record`. Needs root, or
-/// CAP_BPF and CAP_PERFMON.
+/// CAP_BPF, CAP_PERFMON and CAP_SYSLOG; what observing does not need is given up
+/// once it has begun.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -36,6 +40,10 @@ enum Command {
     Doctor(doctor::Options),
     /// Record the aging callbacks of this host's VMs
     Record(record::Options),
+    /// Show who is aged now and what it costs, VM by VM, refreshed in place
+    Top(watch::top::Options),
+    /// Answer Prometheus with the same signals
+    Exporter(exporter::Options),
     /// Count the rmap chain lengths of this host's VMs, once
     Census(census_command::Options),
     /// Print synthetic costs beside recorded ones
@@ -46,6 +54,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(options) => doctor::run(&options),
         Command::Record(options) => record::run(&options),
+        Command::Top(options) => watch::top::run(&options),
+        Command::Exporter(options) => exporter::run(&options),
         Command::Census(options) => census_command::run(&options),
         Command::Compare(options) => compare::run(&options),
     };

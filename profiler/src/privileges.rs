@@ -1,6 +1,9 @@
-//! What a user must be allowed to do.
+//! What a user must be allowed to do, and what a process that observes keeps of
+//! it.
 
 use std::fs;
+
+use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
@@ -9,7 +12,7 @@ const CAP_BPF: u32 = 39;
 /// The user may not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "rmapscope reads the kernel through eBPF, which this user may not do: run it as root, or give it CAP_BPF and CAP_PERFMON"
+    "rmapscope reads the kernel through eBPF, which this user may not do: run it as root, or give it CAP_BPF, CAP_PERFMON and CAP_SYSLOG"
 )]
 pub(crate) struct Unprivileged;
 
@@ -20,6 +23,46 @@ pub(crate) fn check() -> Result<(), Unprivileged> {
         return Ok(());
     }
     Err(Unprivileged)
+}
+
+/// What a process keeps once its programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// What maps, iterators and the sampler need.
+    Observing,
+    /// That, and to write the result where the user asked for it.
+    ObservingAndWriting,
+}
+
+/// Gives up every other capability for good: programs are attached, their maps
+/// are open, and nothing else needs more. Only the calling thread's change, so
+/// it has to be the only one.
+///
+/// # Errors
+/// If the kernel refuses, which it does not do to a process that gives up.
+pub(crate) fn give_up(keep: Keep) -> Result<(), CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let kept = kept(keep, &permitted);
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)
+}
+
+fn kept(keep: Keep, permitted: &CapsHashSet) -> CapsHashSet {
+    let observing = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    let mut wanted: Vec<Capability> = observing.to_vec();
+    // Whoever came with the old, all-embracing capability needs it to the end.
+    if !observing
+        .iter()
+        .all(|capability| permitted.contains(capability))
+    {
+        wanted.push(Capability::CAP_SYS_ADMIN);
+    }
+    if keep == Keep::ObservingAndWriting {
+        wanted.push(Capability::CAP_DAC_OVERRIDE);
+    }
+    wanted.retain(|capability| permitted.contains(capability));
+    wanted.into_iter().collect()
 }
 
 fn effective(status: &str) -> u64 {
@@ -36,6 +79,26 @@ fn suffices(mask: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_observing_needs_is_kept() {
+        use Capability::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
+        let set = |list: &[Capability]| list.iter().copied().collect::<CapsHashSet>();
+        let root = set(&[
+            CAP_BPF,
+            CAP_DAC_OVERRIDE,
+            CAP_NET_ADMIN,
+            CAP_PERFMON,
+            CAP_SYS_ADMIN,
+        ]);
+        assert_eq!(kept(Keep::Observing, &root), set(&[CAP_BPF, CAP_PERFMON]));
+        assert_eq!(
+            kept(Keep::ObservingAndWriting, &root),
+            set(&[CAP_BPF, CAP_PERFMON, CAP_DAC_OVERRIDE])
+        );
+        let old = set(&[CAP_SYS_ADMIN, CAP_NET_ADMIN]);
+        assert_eq!(kept(Keep::Observing, &old), set(&[CAP_SYS_ADMIN]));
+    }
 
     #[test]
     fn root_or_both_capabilities_suffice_and_one_does_not() {

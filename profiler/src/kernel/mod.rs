@@ -46,7 +46,7 @@ pub(crate) enum KernelError {
     #[error("cannot read /proc/kallsyms: {0}")]
     NoKallsyms(std::io::Error),
     /// Addresses are hidden from this user.
-    #[error("/proc/kallsyms hides addresses from this user; run as root")]
+    #[error("/proc/kallsyms hides addresses from this user; run as root, or with CAP_SYSLOG too")]
     HiddenAddresses,
     /// A function we need is not there.
     #[error("this kernel has no function {0}; rmapscope does not know this KVM")]

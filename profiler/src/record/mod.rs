@@ -3,25 +3,16 @@
 //! | module | what it does |
 //! |---|---|
 //! | `options` | what the user asked for, checked |
-//! | `attach` | loads and attaches the programs of one rung |
-//! | `session` | keeps the tables fresh while the recording runs |
-//! | `counts` | reads what the kernel side summed |
-//! | `ended` | signals and other ends |
-//! | `own_cost`, `disturbance` | what observing cost, and what disturbed it |
+//! | `recorder` | runs a session from its start to its end |
 //! | `output` | turns all of it into result records |
 
-mod attach;
-mod counts;
-mod disturbance;
-mod ended;
 mod options;
 mod output;
-mod own_cost;
-mod session;
+mod recorder;
 
 use std::{io::IsTerminal as _, path::Path, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use report::{
     ResultFile, ResultWriter, host,
     schema::{Outcome, ResultKind},
@@ -29,17 +20,14 @@ use report::{
     table::Format,
 };
 
-pub(crate) use options::Options;
+pub(crate) use options::{Options, parse_duration};
 
-use self::{
-    ended::{Ended, Signals},
-    session::Session,
-};
+use self::recorder::Recorder;
 use crate::{
-    census_command::check_process,
-    ladder::{Ladder, Rung},
+    ladder::Ladder,
     logger,
     object::Kernel,
+    observe::{Ended, Session, Signals},
     privileges,
 };
 
@@ -47,12 +35,10 @@ use crate::{
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     options.check()?;
     privileges::check()?;
-    if options.verbose {
+    if options.observe.verbose {
         logger::install();
     }
-    if let Some(pid) = options.pid {
-        check_process(pid)?;
-    }
+    options.observe.check_process()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -70,18 +56,16 @@ async fn record(options: &Options) -> Result<ExitCode> {
 
     let kernel = Kernel::read()?;
     let ladder = Ladder::probe(&kernel)?;
-    let rung = choose(&ladder, options.mechanism)?;
-    let mut session = Session::prepare(options, &kernel, rung)?;
-    if let Some(number) = session.find_vms(&mut signals).await? {
+    let rung = options.observe.choose(&ladder)?;
+    let session = Session::prepare(&options.observe, options.event_every, &kernel, rung)?;
+    let mut recorder = Recorder::new(options, session);
+    if let Some(number) = recorder.find_vms(&mut signals).await? {
         report::say!("ended by signal {number} before there was a VM to record");
         return Ok(exit_code(&Ended::Signal(number)));
     }
-    session.start(ladder.inner)?;
-    if !options.quiet {
-        report::say!("{}", session.announcement());
-    }
-    let (ended, lasted) = session.run(&mut signals).await?;
-    let finished = session.finish(ended, lasted, &ladder)?;
+    recorder.start(ladder.inner)?;
+    let ended = recorder.run(&mut signals).await?;
+    let finished = recorder.finish(ended, &ladder)?;
     let written = finished.write(writer)?;
     tell(options, ended, &written)?;
     Ok(exit_code(&ended))
@@ -97,19 +81,6 @@ fn tell(options: &Options, ended: Ended, written: &Path) -> Result<()> {
         report::say!("profile: {}", written.display());
     }
     Ok(())
-}
-
-fn choose(ladder: &Ladder, asked: Option<Rung>) -> Result<Rung> {
-    let Some(best) = ladder.rung else {
-        bail!("no profile can be recorded on this host; `rmapscope doctor` says what is missing");
-    };
-    let rung = asked.unwrap_or(best);
-    if !ladder.offers(rung) {
-        let name = clap::ValueEnum::to_possible_value(&rung);
-        let name = name.map_or_else(String::new, |value| value.get_name().to_owned());
-        bail!("this host does not offer --mechanism {name}; `rmapscope doctor` says why");
-    }
-    Ok(rung)
 }
 
 /// As a shell expects: 128 plus the signal that ended the job.
@@ -140,7 +111,7 @@ fn show(options: &Options, file: &ResultFile) -> Result<()> {
 
 /// Whether progress may be drawn on standard error.
 fn draws_progress(options: &Options) -> bool {
-    !options.quiet && !options.verbose && std::io::stderr().is_terminal()
+    !options.quiet && !options.observe.verbose && std::io::stderr().is_terminal()
 }
 
 /// How the file's end record calls it.

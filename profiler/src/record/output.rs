@@ -1,6 +1,6 @@
 //! From counters to result records.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;
 use profiler_common::{
@@ -18,10 +18,11 @@ use report::{
     },
 };
 
-use super::{counts::Counts, ended::Ended, outcome, own_cost, session::Session};
+use super::{outcome, recorder::Recorder};
 use crate::{
     census_command::vm_record,
     ladder::{Ladder, Rung},
+    observe::{Ended, Stretch, all_losses, own_cost, period_ns},
 };
 
 /// A recording that ended, as records.
@@ -41,58 +42,29 @@ impl Finished {
     }
 }
 
-impl Session<'_> {
-    /// Reads all counters and makes records of them.
-    pub(super) fn finish(
-        self,
-        ended: Ended,
-        lasted: Duration,
-        ladder: &Ladder,
-    ) -> Result<Finished> {
-        let disturbance = self.start.watch.finish();
-        let counts = self.counters.read()?;
-        let mut records = vec![Record::Run(Box::new(self.run_record(
-            ended,
-            lasted,
-            &counts.totals,
-        )))];
-        records.extend(
-            ladder
-                .records(0, self.rung)
-                .into_iter()
-                .map(Record::Mechanism),
-        );
-        records.extend(
-            self.registry
-                .all()
-                .iter()
-                .map(|vm| Record::Vm(vm_record(0, vm))),
-        );
-        records.extend(
-            self.callback_records(&counts)
-                .into_iter()
-                .map(|r| Record::Callbacks(Box::new(r))),
-        );
-        records.extend(self.census.iter().cloned().map(Record::Census));
-        records.extend(self.losses(&counts.totals).into_iter().map(Record::Loss));
-        let statistics = self.statistics.as_ref().map(drop).map_err(String::as_str);
-        let loaded = self
-            .probes
-            .as_ref()
-            .map_or(&[][..], |probes| &probes.loaded);
-        records.extend(
-            own_cost::records(0, loaded, statistics)
-                .into_iter()
-                .map(Record::Overhead),
-        );
-        let stacks = self.counters.other_stacks(0, &self.kernel.symbols);
+impl Recorder<'_> {
+    /// Makes records of all that was counted. Every sampling rate is a run of
+    /// its own; what belongs to the recording as a whole is in run 0.
+    pub(super) fn finish(self, ended: Ended, ladder: &Ladder) -> Result<Finished> {
+        let session = &self.session;
+        let disturbance = session.start.watch.finish();
+        let mut totals = Totals::default();
+        let mut records = Vec::new();
+        for (run, stretch) in (0..).zip(self.stretches.by_rate()) {
+            totals.add(&stretch.counts.totals);
+            records.extend(self.run_records(run, stretch, ended, ladder));
+        }
+        let loaded = session.probes.as_ref().map(|probes| &probes.loaded[..]);
+        let statistics = session.statistics.as_ref().map(drop);
+        let statistics = statistics.map_err(String::as_str);
+        let stacks = session.counters.other_stacks(0, &session.kernel.symbols);
+        let own = own_cost::records(0, loaded.unwrap_or_default(), statistics);
+        let events = session.events.iter().filter_map(|event| self.event(event));
+        records.extend(session.census.iter().cloned().map(Record::Census));
+        records.extend(self.losses(&totals).into_iter().map(Record::Loss));
+        records.extend(own.into_iter().map(Record::Overhead));
         records.extend(stacks.into_iter().map(Record::Stack));
-        records.extend(
-            self.events
-                .iter()
-                .filter_map(|event| self.event(event))
-                .map(Record::Event),
-        );
+        records.extend(events.map(Record::Event));
         Ok(Finished {
             records,
             ended,
@@ -100,58 +72,83 @@ impl Session<'_> {
         })
     }
 
-    fn run_record(&self, ended: Ended, lasted: Duration, totals: &Totals) -> RunRecord {
+    /// What belongs to one run.
+    fn run_records(
+        &self,
+        run: u32,
+        stretch: &Stretch,
+        ended: Ended,
+        ladder: &Ladder,
+    ) -> Vec<Record> {
+        let session = &self.session;
+        let header = self.run_record(run, stretch, ended);
+        let vms = session.registry.all().iter();
+        let cells = stretch.counts.cells.iter();
+        let mechanisms = ladder.records(run, session.rung).into_iter();
+        let mut records = vec![Record::Run(Box::new(header))];
+        records.extend(mechanisms.map(Record::Mechanism));
+        records.extend(vms.map(|vm| Record::Vm(vm_record(run, vm))));
+        records.extend(
+            cells
+                .filter_map(|(key, cell)| self.callbacks(run, key, cell, stretch))
+                .map(|record| Record::Callbacks(Box::new(record))),
+        );
+        records
+    }
+
+    fn run_record(&self, run: u32, stretch: &Stretch, ended: Ended) -> RunRecord {
+        let event_every = self.session.event_every;
         RunRecord {
-            run: 0,
-            started_utc: self.start.utc.clone(),
-            duration_s: lasted.as_secs_f64(),
-            pid: self.options.pid,
+            run,
+            started_utc: self.session.start.utc.clone(),
+            duration_s: stretch.lasted.as_secs_f64(),
+            pid: self.session.observe.pid,
             guest: None,
             complete: ended == Ended::Duration,
             ended_by: ended.reason(),
-            sampling: self.sampling(lasted, totals),
-            stack_every: Some(self.options.stack_every),
-            event_every: (self.options.event_every > 0).then_some(self.options.event_every),
+            sampling: self.sampling(stretch),
+            stack_every: Some(self.session.observe.stack_every),
+            event_every: (event_every > 0).then_some(event_every),
         }
     }
 
-    fn sampling(&self, lasted: Duration, totals: &Totals) -> Observed<Sampling> {
-        if self.rung == Rung::Exact {
+    fn sampling(&self, stretch: &Stretch) -> Observed<Sampling> {
+        if self.session.rung == Rung::Exact {
             return Observed::missing("every callback was timed instead");
         }
         let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len().max(1));
+        let totals = &stretch.counts.totals;
         Observed::Value(Sampling {
-            asked_hz: f64::from(self.options.rate),
-            reached_hz: totals.samples as f64 / lasted.as_secs_f64() / cpus as f64,
-            period_ns: self.options.period_ns(),
+            asked_hz: f64::from(stretch.rate_hz),
+            reached_hz: totals.samples as f64 / stretch.lasted.as_secs_f64() / cpus as f64,
+            period_ns: period_ns(stretch.rate_hz),
             samples: totals.samples,
-            kernel: totals.samples - totals.samples_user,
+            kernel: totals.samples.saturating_sub(totals.samples_user),
             stack_failed: totals.samples_failed,
             in_callback: totals.samples_filed + totals.samples_unfiled,
         })
     }
 
-    /// One record per cell.
-    fn callback_records(&self, counts: &Counts) -> Vec<CallbackRecord> {
-        counts
-            .cells
-            .iter()
-            .filter_map(|(key, cell)| self.callbacks(key, cell, &counts.histograms))
-            .collect()
-    }
-
+    /// The record of one cell.
     fn callbacks(
         &self,
+        run: u32,
         key: &CellKey,
         cell: &Cell,
-        histograms: &BTreeMap<HistogramKey, Box<Histogram>>,
+        stretch: &Stretch,
     ) -> Option<CallbackRecord> {
-        let (kind, caller) = (Kind::from_u8(key.kind)?, Caller::from_u8(key.caller)?);
-        let exact = self.rung == Rung::Exact;
-        let latency_of = |which| latency(histograms, key, which);
         const NOT_TIMED: &str = "callbacks are counted and sampled, not timed";
+        let (kind, caller) = (Kind::from_u8(key.kind)?, Caller::from_u8(key.caller)?);
+        let exact = self.session.rung == Rung::Exact;
+        let timed = |which| {
+            if exact {
+                latency(&stretch.counts.histograms, key, which)
+            } else {
+                Observed::missing(NOT_TIMED)
+            }
+        };
         Some(CallbackRecord {
-            run: 0,
+            run,
             vm: (key.vm != NO_VM).then(|| u32::from(key.vm)),
             kind: callback_kind(kind),
             caller: caller_class(caller),
@@ -168,80 +165,16 @@ impl Session<'_> {
             samples: if exact {
                 Observed::missing("callbacks were timed, not sampled")
             } else {
-                self.samples(cell).into()
+                samples(cell, stretch.rate_hz).into()
             },
-            latency: if exact {
-                latency_of(span::TOTAL)
-            } else {
-                Observed::missing(NOT_TIMED)
-            },
-            wait: if exact {
-                latency_of(span::WAIT)
-            } else {
-                Observed::missing(NOT_TIMED)
-            },
+            latency: timed(span::TOTAL),
+            wait: timed(span::WAIT),
         })
     }
 
-    fn samples(&self, cell: &Cell) -> Samples {
-        Samples {
-            rmap: cell.samples[place::RMAP],
-            age_gfn: cell.samples[place::AGE_GFN],
-            notifier: cell.samples[place::NOTIFIER],
-            own: cell.samples[place::OWN],
-            period_ns: self.options.period_ns(),
-        }
-    }
-
     fn losses(&self, totals: &Totals) -> Vec<LossRecord> {
-        let problems = &self.find_problems;
+        let problems = &self.session.find_problems;
         let losses = [
-            (
-                "callbacks",
-                "the table of cells was full",
-                totals.cells_full,
-            ),
-            (
-                "caller class",
-                "the kernel stack could not be read",
-                totals.stacks_failed,
-            ),
-            (
-                "caller class",
-                "a re-read stack differed from the remembered one",
-                totals.stacks_changed,
-            ),
-            ("events", "the ring buffer was full", totals.events_lost),
-            (
-                "samples",
-                "the kernel stack could not be read",
-                totals.samples_failed,
-            ),
-            (
-                "samples",
-                "in a callback that did not begin on this CPU",
-                totals.samples_unfiled,
-            ),
-            (
-                "latency",
-                "the table of callbacks in flight was full",
-                totals.starts_full,
-            ),
-            (
-                "latency",
-                "an exit without its entry",
-                totals.exits_unmatched,
-            ),
-            (
-                "latency",
-                "an entry without its exit",
-                totals.starts_replaced,
-            ),
-            (
-                "latency",
-                "the table of histograms was full",
-                totals.histograms_full,
-            ),
             (
                 "VM",
                 "VMs or memslots beyond the tables",
@@ -256,7 +189,7 @@ impl Session<'_> {
             (
                 "chain length",
                 "address intervals beyond the table",
-                self.intervals.did_not_fit(),
+                self.session.intervals.did_not_fit(),
             ),
         ];
         let record = |(signal, cause, count): (&str, &str, u64)| LossRecord {
@@ -265,14 +198,28 @@ impl Session<'_> {
             cause: cause.to_owned(),
             count: Observed::Value(count),
         };
-        losses.into_iter().map(record).collect()
+        let in_kernel = all_losses(totals).into_iter();
+        let mut records: Vec<LossRecord> = in_kernel.chain(losses).map(record).collect();
+        records.extend(self.session.lowered.iter().map(|lowered| LossRecord {
+            run: 0,
+            signal: "samples".to_owned(),
+            cause: format!(
+                "the rate was lowered from {} to {} Hz after {:.0} s, because observing took \
+                 {:.2} % of all CPUs' time",
+                lowered.from_hz, lowered.to_hz, lowered.at_s, lowered.overhead_pct
+            ),
+            count: Observed::Value(1),
+        }));
+        records
     }
 
     fn event(&self, event: &Event) -> Option<EventRecord> {
-        let timed = self.rung == Rung::Exact;
+        let timed = self.session.rung == Rung::Exact;
         Some(EventRecord {
             run: 0,
-            at_ns: event.time_ns.saturating_sub(self.start.monotonic_ns),
+            at_ns: event
+                .time_ns
+                .saturating_sub(self.session.start.monotonic_ns),
             cpu: event.cpu,
             pid: event.pid,
             kind: callback_kind(Kind::from_u8(event.kind)?),
@@ -285,6 +232,16 @@ impl Session<'_> {
                 Observed::missing("not timed")
             },
         })
+    }
+}
+
+fn samples(cell: &Cell, rate_hz: u32) -> Samples {
+    Samples {
+        rmap: cell.samples[place::RMAP],
+        age_gfn: cell.samples[place::AGE_GFN],
+        notifier: cell.samples[place::NOTIFIER],
+        own: cell.samples[place::OWN],
+        period_ns: period_ns(rate_hz),
     }
 }
 

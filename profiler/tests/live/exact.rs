@@ -294,7 +294,9 @@ fn while_holding(path: &PathBuf, act: impl FnOnce()) -> Duration {
 /// The distribution of one span of all test_young callbacks.
 fn latencies(file: &ResultFile, span: impl Fn(&CallbackRecord) -> Option<&Latency>) -> Latency {
     let mut all = Latency::new();
-    for record in callbacks(file).filter(|r| r.kind == CallbackKind::TestYoung) {
+    let looked = |r: &&CallbackRecord| r.kind == CallbackKind::TestYoung;
+    let walked = |r: &&CallbackRecord| r.chain_len != ChainLen::NotWalked;
+    for record in callbacks(file).filter(looked).filter(walked) {
         all.merge(span(record).expect("timed"));
     }
     all

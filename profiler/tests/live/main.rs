@@ -8,3 +8,4 @@ mod cleanup;
 mod common;
 mod exact;
 mod record;
+mod watch;

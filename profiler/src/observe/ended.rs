@@ -4,11 +4,11 @@ use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that end a recording early.
-pub(super) struct Signals([(u8, Signal); 3]);
+pub(crate) struct Signals([(u8, Signal); 3]);
 
 impl Signals {
     /// From now on these signals end the recording instead of the process.
-    pub(super) fn catch() -> Result<Self> {
+    pub(crate) fn catch() -> Result<Self> {
         let catch = |kind: SignalKind, number| signal(kind).map(|stream| (number, stream));
         Ok(Self([
             catch(SignalKind::interrupt(), 2)?,
@@ -18,7 +18,7 @@ impl Signals {
     }
 
     /// The number of the next signal.
-    pub(super) async fn next(&mut self) -> u8 {
+    pub(crate) async fn next(&mut self) -> u8 {
         let [(a, interrupt), (b, terminate), (c, hangup)] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => *a,
@@ -30,7 +30,7 @@ impl Signals {
 
 /// Why a recording ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// Its time was over.
     Duration,
     /// The process it was about has no VM any more.
@@ -41,7 +41,7 @@ pub(super) enum Ended {
 
 impl Ended {
     /// Why the recording is not complete, if it is not.
-    pub(super) fn reason(&self) -> Option<String> {
+    pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Duration => None,
             Self::VmsGone => Some("the recorded VM ended".to_owned()),

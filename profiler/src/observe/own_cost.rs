@@ -11,7 +11,7 @@ use report::{Observed, schema::OverheadRecord};
 use super::attach::Loaded;
 
 /// The cost of each loaded program since BPF statistics were switched on.
-pub(super) fn records(
+pub(crate) fn records(
     run: u32,
     loaded: &[Loaded],
     statistics: Result<(), &str>,
@@ -46,6 +46,15 @@ fn record(run: u32, program: &Loaded, statistics: Result<(), &str>) -> OverheadR
     }
 }
 
+/// What all programs took so far, in ns; `None` where the kernel does not say.
+pub(crate) fn run_time_ns(loaded: &[Loaded]) -> Option<u64> {
+    let times = loaded.iter().map(|program| {
+        let path = format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd());
+        field(&fs::read_to_string(path).ok()?, "run_time_ns")
+    });
+    times.sum()
+}
+
 /// The number after `key:` in an fdinfo file.
 fn field(fdinfo: &str, key: &str) -> Option<u64> {
     let line = fdinfo
@@ -55,7 +64,7 @@ fn field(fdinfo: &str, key: &str) -> Option<u64> {
 }
 
 /// Memory of this process's eBPF maps, in bytes.
-pub(super) fn map_memory_bytes() -> u64 {
+pub(crate) fn map_memory_bytes() -> u64 {
     let Ok(entries) = fs::read_dir("/proc/self/fdinfo") else {
         return 0;
     };

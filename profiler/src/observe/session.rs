@@ -1,5 +1,5 @@
-//! A recording while it runs: the tables the kernel side needs are kept fresh,
-//! raw events are taken out of the ring buffer, and whatever ends it is noted.
+//! Programs attached: the tables the kernel side needs are kept fresh,
+//! raw events are taken out of the ring buffer, and the cost is kept in bounds.
 
 use std::{
     os::fd::OwnedFd,
@@ -12,28 +12,24 @@ use aya::{
     maps::{HashMap, MapData, MapError, RingBuf},
     sys::{Stats, enable_stats},
 };
-use indicatif::ProgressBar;
 use profiler_common::event::Event;
 use report::{host, schema::CensusRecord};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{MissedTickBehavior, interval, sleep, sleep_until},
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
+    Counts, Observe, Stretch,
     attach::Probes,
+    ceiling::{Ceiling, Lowered, lower},
     counts::Counters,
     disturbance::Watch,
-    ended::{Ended, Signals},
-    options::Options,
-    own_cost,
+    own_cost, period_ns,
 };
 use crate::{
     census::Scanner,
-    census_command::of_process,
     intervals::Intervals,
     ladder::Rung,
     object::{self, Kernel, Settings},
+    privileges::{self, Keep},
     vms::{FindError, Finder, Found, Registry},
 };
 
@@ -48,20 +44,27 @@ const CELLS: u32 = 8192;
 /// Latency histograms per CPU on the exact rung.
 const HISTOGRAMS: u32 = 1024;
 
-/// A recording.
-pub(super) struct Session<'a> {
-    pub(super) options: &'a Options,
-    pub(super) kernel: &'a Kernel,
-    pub(super) rung: Rung,
-    pub(super) registry: Registry,
-    pub(super) counters: Counters,
-    pub(super) intervals: Intervals,
-    pub(super) census: Vec<CensusRecord>,
-    pub(super) events: Vec<Event>,
-    pub(super) find_problems: FindProblems,
-    pub(super) probes: Option<Probes>,
-    pub(super) statistics: Result<OwnedFd, String>,
-    pub(super) start: Start,
+/// What is attached, and what it has seen.
+pub(crate) struct Session<'a> {
+    pub(crate) observe: &'a Observe,
+    pub(crate) event_every: u32,
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) rung: Rung,
+    pub(crate) registry: Registry,
+    pub(crate) counters: Counters,
+    pub(crate) intervals: Intervals,
+    pub(crate) census: Vec<CensusRecord>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) find_problems: FindProblems,
+    pub(crate) probes: Option<Probes>,
+    pub(crate) statistics: Result<OwnedFd, String>,
+    pub(crate) start: Start,
+    /// Samples per second and CPU now.
+    pub(crate) rate_hz: u32,
+    pub(crate) lowered: Vec<Lowered>,
+    ceiling: Option<Ceiling>,
+    /// Counters and the time when they were last taken.
+    settled: (Counts, Instant),
     ebpf: Ebpf,
     finder: Finder,
     /// VMs that are not recorded but have addresses.
@@ -71,11 +74,11 @@ pub(super) struct Session<'a> {
 }
 
 /// When a recording started, in the clocks that matter.
-pub(super) struct Start {
-    pub(super) utc: String,
-    pub(super) at: Instant,
-    pub(super) monotonic_ns: u64,
-    pub(super) watch: Watch,
+pub(crate) struct Start {
+    pub(crate) utc: String,
+    pub(crate) at: Instant,
+    pub(crate) monotonic_ns: u64,
+    pub(crate) watch: Watch,
 }
 
 impl Start {
@@ -98,22 +101,27 @@ fn monotonic_ns() -> u64 {
 
 /// What looking for VMs missed, summed over all looks.
 #[derive(Debug, Default)]
-pub(super) struct FindProblems {
-    pub(super) did_not_fit: u64,
-    pub(super) faults: u64,
-    pub(super) changed: u64,
+pub(crate) struct FindProblems {
+    pub(crate) did_not_fit: u64,
+    pub(crate) faults: u64,
+    pub(crate) changed: u64,
 }
 
 impl<'a> Session<'a> {
     /// Creates the maps, finds the VMs and reads their chain lengths. Nothing
     /// is attached yet.
-    pub(super) fn prepare(options: &'a Options, kernel: &'a Kernel, rung: Rung) -> Result<Self> {
+    pub(crate) fn prepare(
+        observe: &'a Observe,
+        event_every: u32,
+        kernel: &'a Kernel,
+        rung: Rung,
+    ) -> Result<Self> {
         let settings = Settings {
-            stack_every: options.stack_every,
-            event_every: options.event_every,
+            stack_every: observe.stack_every,
+            event_every,
             cells: CELLS,
             histograms: if rung == Rung::Exact { HISTOGRAMS } else { 1 },
-            verbose: options.verbose,
+            verbose: observe.verbose,
         };
         let mut ebpf = kernel.prepare(&settings)?;
         let finder = Finder::new(&mut ebpf, &kernel.btf)?;
@@ -123,7 +131,8 @@ impl<'a> Session<'a> {
         // returns that one.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         Ok(Self {
-            options,
+            observe,
+            event_every,
             kernel,
             rung,
             registry: Registry::default(),
@@ -135,6 +144,10 @@ impl<'a> Session<'a> {
             probes: None,
             statistics: Err("not recording".to_owned()),
             start: Start::now(),
+            rate_hz: observe.rate,
+            lowered: Vec::new(),
+            ceiling: None,
+            settled: (Counts::default(), Instant::now()),
             finder,
             foreign: Vec::new(),
             vm_numbers: object::take(&mut ebpf, "VM_NUMBERS")?,
@@ -143,35 +156,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Finds the VMs to record; waits for one if asked to. Returns the signal
-    /// that ended the waiting, if one did.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub(super) async fn find_vms(&mut self, signals: &mut Signals) -> Result<Option<u8>> {
-        loop {
-            self.refresh()?;
-            if self.registry.alive().next().is_some() {
-                break;
-            }
-            if !self.options.wait {
-                bail!(
-                    "no VM of KVM is running{}; start one, wait for one with --wait, or let \
-                     `cargo xtask profile` start a test guest",
-                    of_process(self.options.pid)
-                );
-            }
-            tokio::select! {
-                number = signals.next() => return Ok(Some(number)),
-                () = sleep(REFRESH) => {}
-            }
-        }
-        self.take_census()?;
-        Ok(None)
-    }
-
     /// Chain lengths at the start; a VM that ends meanwhile has none.
-    fn take_census(&mut self) -> Result<()> {
+    pub(crate) fn take_census(&mut self) -> Result<()> {
         let mut scanner = Scanner::new(&mut self.ebpf, &self.kernel.btf)?;
         for tracked in self.registry.alive() {
             match scanner.scan(&tracked.found, false) {
@@ -189,85 +175,129 @@ impl<'a> Session<'a> {
 
     /// Attaches the programs, on the exact rung with the `inner` functions if
     /// they can be probed: the recording begins.
-    pub(super) fn start(&mut self, inner: bool) -> Result<()> {
+    pub(crate) fn start(&mut self, inner: bool, keep: Keep) -> Result<()> {
         self.statistics = enable_stats(Stats::RunTime)
             .map_err(|error| format!("BPF statistics are refused: {}", error.io_error));
-        let period_ns = self.options.period_ns();
-        let probes = Probes::attach(&mut self.ebpf, self.kernel, self.rung, inner, period_ns)?;
+        if let (Some(_), Err(reason)) = (self.observe.max_overhead, &self.statistics) {
+            bail!("--max-overhead cannot be kept, for the cost is not known: {reason}");
+        }
+        let period = period_ns(self.rate_hz);
+        let probes = Probes::attach(&mut self.ebpf, self.kernel, self.rung, inner, period)?;
+        self.ceiling = self.observe.max_overhead.map(|most| {
+            let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
+            Ceiling::new(
+                most,
+                cpus,
+                own_cost::run_time_ns(&probes.loaded).unwrap_or(0),
+            )
+        });
         self.probes = Some(probes);
         self.start = Start::now();
+        self.settled.1 = self.start.at;
+        privileges::give_up(keep)?;
         Ok(())
     }
 
-    /// What is recorded, in a line.
-    pub(super) fn announcement(&self) -> String {
-        let vms = self.registry.alive().count();
+    /// How callbacks are observed and in how much memory, in a few words.
+    pub(crate) fn manner(&self) -> String {
         let how = match self.rung {
             Rung::Exact => "every callback timed".to_owned(),
-            Rung::Sampled => format!("cost sampled at {} Hz per CPU", self.options.rate),
+            Rung::Sampled => format!("cost sampled at {} Hz per CPU", self.rate_hz),
         };
         let mib = own_cost::map_memory_bytes() as f64 / f64::from(1 << 20);
-        format!(
-            "recording {vms} VM{} for {:?}, {how}, {mib:.1} MiB of eBPF maps",
-            if vms == 1 { "" } else { "s" },
-            self.options.duration
-        )
+        format!("{how}, {mib:.1} MiB of eBPF maps")
     }
 
-    /// Records until something ends it, then detaches the programs.
-    pub(super) async fn run(&mut self, signals: &mut Signals) -> Result<(Ended, Duration)> {
-        let logging = self
-            .options
-            .verbose
-            .then(|| forward_log(&mut self.ebpf))
-            .transpose()?;
-        let ended = self.wait(signals).await;
-        let lasted = self.start.at.elapsed();
+    /// Passes the kernel side's log lines on until the handle is aborted, if
+    /// that was asked for.
+    pub(crate) fn forward_log(&mut self) -> Result<Option<tokio::task::JoinHandle<()>>> {
+        if !self.observe.verbose {
+            return Ok(None);
+        }
+        forward_log(&mut self.ebpf).map(Some)
+    }
+
+    /// Detaches the programs and takes the events that are left.
+    pub(crate) fn detach(&mut self) {
         if let Some(probes) = &mut self.probes {
             probes.detach();
         }
         self.drain();
-        if let Some(logging) = logging {
-            logging.abort();
-        }
-        Ok((ended?, lasted))
     }
 
-    async fn wait(&mut self, signals: &mut Signals) -> Result<Ended> {
-        let progress = progress(self.options);
-        let deadline = self.start.at + self.options.duration;
-        let mut ticks = interval(Duration::from_millis(200));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_refresh = Instant::now() + REFRESH;
-        loop {
-            tokio::select! {
-                biased;
-                number = signals.next() => return Ok(Ended::Signal(number)),
-                () = sleep_until(deadline.into()) => return Ok(Ended::Duration),
-                _ = ticks.tick() => {
-                    progress.set_position(millis(self.start.at.elapsed()));
-                }
-                () = sleep_until(next_refresh.into()) => {
-                    let spent = self.refresh()?;
-                    next_refresh = Instant::now() + REFRESH.max(spent * REFRESH_SHARE);
-                    if self.options.pid.is_some() && self.registry.alive().next().is_none() {
-                        return Ok(Ended::VmsGone);
-                    }
-                }
-                ready = self.ring.readable_mut(), if self.events.len() < MAX_EVENTS => {
-                    ready?.clear_ready();
-                    self.drain();
-                }
-            }
+    /// Waits until there are raw events, and takes them. Waits for ever once
+    /// no more are kept.
+    pub(crate) async fn take_events(&mut self) -> Result<()> {
+        if self.events.len() >= MAX_EVENTS {
+            std::future::pending::<()>().await;
         }
+        self.ring.readable_mut().await?.clear_ready();
+        self.drain();
+        Ok(())
     }
 
-    /// Looks for VMs and tells the kernel side what changed; returns the time it took.
-    fn refresh(&mut self) -> Result<Duration> {
+    /// What was counted since this was last called, or since the start.
+    pub(crate) fn settle(&mut self) -> Result<Stretch> {
+        let (counts, now) = (self.counters.read()?, Instant::now());
+        let stretch = Stretch {
+            rate_hz: self.rate_hz,
+            lasted: now.duration_since(self.settled.1),
+            counts: counts.since(&self.settled.0),
+        };
+        self.settled = (counts, now);
+        Ok(stretch)
+    }
+
+    /// Forgets the counters of VMs that are gone, so that the maps never fill
+    /// up. Only after [`settle`](Self::settle).
+    pub(crate) fn forget_gone(&mut self) -> Result<()> {
+        let gone: Vec<u16> = self
+            .registry
+            .all()
+            .iter()
+            .filter(|vm| vm.gone_s.is_some())
+            .map(|vm| vm.number)
+            .collect();
+        let keep = |vm: u16| !gone.contains(&vm);
+        self.counters.retain_vms(keep)?;
+        self.settled.0.retain_vms(keep);
+        Ok(())
+    }
+
+    /// The rate to go on with if observing has cost too much since the last
+    /// look. The caller settles before it changes the rate.
+    pub(crate) fn too_costly(&mut self) -> Option<Lowered> {
+        let loaded = &self.probes.as_ref()?.loaded;
+        let spent = own_cost::run_time_ns(loaded)?;
+        let overhead_pct = self.ceiling.as_mut()?.exceeded(Instant::now(), spent)?;
+        if self.rung == Rung::Exact {
+            return None;
+        }
+        Some(Lowered {
+            at_s: self.start.at.elapsed().as_secs_f64(),
+            from_hz: self.rate_hz,
+            to_hz: lower(self.rate_hz)?,
+            overhead_pct,
+        })
+    }
+
+    /// Samples at a lower rate from now on.
+    pub(crate) fn lower_rate(&mut self, lowered: Lowered) -> Result<()> {
+        if let Some(probes) = &mut self.probes {
+            probes.resample(&mut self.ebpf, period_ns(lowered.to_hz))?;
+        }
+        self.rate_hz = lowered.to_hz;
+        self.lowered.push(lowered);
+        Ok(())
+    }
+
+    /// Looks for VMs and tells the kernel side what changed; returns the
+    /// time to wait before the next look.
+    pub(crate) fn refresh(&mut self) -> Result<Duration> {
         let began = Instant::now();
         // All of them: an address of the recorded VM may be one of another's too.
         let mut inventory = self.finder.find(None)?;
-        let foreign = inventory.take_foreign(self.options.pid);
+        let foreign = inventory.take_foreign(self.observe.pid);
         self.find_problems.did_not_fit += inventory.totals.did_not_fit;
         self.find_problems.faults += inventory.totals.faults;
         self.find_problems.changed += inventory.totals.changed;
@@ -282,7 +312,8 @@ impl<'a> Session<'a> {
                 .publish(self.registry.alive(), &self.foreign)?;
             self.number_vms()?;
         }
-        Ok(began.elapsed())
+        // A look must not take more than a small share of the time between two.
+        Ok(REFRESH.max(began.elapsed() * REFRESH_SHARE))
     }
 
     /// Tells the exact rung whose `struct kvm` and `mm_struct` belong to which number.
@@ -318,22 +349,6 @@ impl<'a> Session<'a> {
             self.events.push(event);
         }
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn progress(options: &Options) -> ProgressBar {
-    if !super::draws_progress(options) {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(millis(options.duration));
-    let style = indicatif::ProgressStyle::with_template("recording {wide_bar} {eta} left");
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
-    bar
 }
 
 /// Passes the kernel side's log lines on to the logger.

@@ -5,14 +5,14 @@ use std::fs;
 use report::{Observed, schema::Disturbance};
 
 /// Counters at the start of a recording.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     steal_ms: Observed<u64>,
     involuntary: Observed<u64>,
 }
 
 impl Watch {
     /// Reads the counters now.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self {
             steal_ms: steal_ms(),
             involuntary: involuntary_switches(),
@@ -20,7 +20,7 @@ impl Watch {
     }
 
     /// What happened since then.
-    pub(super) fn finish(&self) -> Disturbance {
+    pub(crate) fn finish(&self) -> Disturbance {
         Disturbance {
             steal_ms: since(&self.steal_ms, steal_ms()),
             involuntary_switches: since(&self.involuntary, involuntary_switches()),

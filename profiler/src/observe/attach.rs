@@ -18,15 +18,17 @@ use crate::{
 };
 
 /// A loaded program by name, for its statistics.
-pub(super) struct Loaded {
-    pub(super) name: &'static str,
-    pub(super) fd: ProgramFd,
+pub(crate) struct Loaded {
+    pub(crate) name: &'static str,
+    pub(crate) fd: ProgramFd,
 }
 
 /// The attached programs.
-pub(super) struct Probes {
-    pub(super) loaded: Vec<Loaded>,
+pub(crate) struct Probes {
+    pub(crate) loaded: Vec<Loaded>,
     links: Vec<Box<dyn std::any::Any>>,
+    /// The sampler's, which come and go with its rate.
+    sampler_links: Vec<Box<dyn std::any::Any>>,
 }
 
 /// The notifiers with their entry and exit programs.
@@ -49,7 +51,7 @@ const INNER: [(&str, &str); 2] = [
 impl Probes {
     /// Loads and attaches what `rung` needs, with the `inner` functions if they
     /// can be probed; samples every `period_ns`.
-    pub(super) fn attach(
+    pub(crate) fn attach(
         ebpf: &mut Ebpf,
         kernel: &Kernel,
         rung: Rung,
@@ -59,6 +61,7 @@ impl Probes {
         let mut probes = Self {
             loaded: Vec::new(),
             links: Vec::new(),
+            sampler_links: Vec::new(),
         };
         match rung {
             Rung::Sampled => {
@@ -82,8 +85,20 @@ impl Probes {
     }
 
     /// Detaches everything; the programs stay loaded for their statistics.
-    pub(super) fn detach(&mut self) {
+    pub(crate) fn detach(&mut self) {
+        self.sampler_links.clear();
         self.links.clear();
+    }
+
+    /// Samples every `period_ns` from now on.
+    pub(crate) fn resample(&mut self, ebpf: &mut Ebpf, period_ns: u64) -> Result<()> {
+        self.sampler_links.clear();
+        let program = ebpf
+            .program_mut("rs_sample")
+            .context("the eBPF object has no program rs_sample")?;
+        <&mut PerfEvent>::try_from(program)
+            .and_then(|program| sample_all_cpus(program, period_ns, &mut self.sampler_links))
+            .map_err(|error| anyhow::anyhow!("cannot attach rs_sample: {}", explain(&error)))
     }
 
     /// The entries that split wait from walk and see the chains.
@@ -145,21 +160,14 @@ impl Probes {
     }
 
     fn sampler(&mut self, ebpf: &mut Ebpf, period_ns: u64) -> Result<()> {
-        let cpus = aya::util::online_cpus()
-            .map_err(|(path, error)| anyhow::anyhow!("cannot read {path}: {error}"))?;
-        self.add(ebpf, "rs_sample", |program: &mut PerfEvent, links| {
+        let mut links = Vec::new();
+        self.add(ebpf, "rs_sample", |program: &mut PerfEvent, _| {
             program.load()?;
-            for cpu in cpus {
-                let id = program.attach(
-                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                    PerfEventScope::AllProcessesOneCpu { cpu },
-                    SamplePolicy::Period(period_ns),
-                    false,
-                )?;
-                links.push(Box::new(program.take_link(id)?));
-            }
+            sample_all_cpus(program, period_ns, &mut links)?;
             Ok(program.fd()?.try_clone()?)
-        })
+        })?;
+        self.sampler_links = links;
+        Ok(())
     }
 
     /// Finds a program in its typed form and lets `attach` load and attach it.
@@ -184,4 +192,24 @@ impl Probes {
         self.loaded.push(Loaded { name, fd });
         Ok(())
     }
+}
+
+/// Attaches the sampler to every CPU that is online. One that goes offline
+/// meanwhile has no callbacks to sample.
+fn sample_all_cpus(
+    program: &mut PerfEvent,
+    period_ns: u64,
+    links: &mut Vec<Box<dyn std::any::Any>>,
+) -> Result<(), ProgramError> {
+    let cpus = aya::util::online_cpus().map_err(|(_, error)| ProgramError::IOError(error))?;
+    for cpu in cpus {
+        let id = program.attach(
+            PerfEventConfig::Software(SoftwareEvent::CpuClock),
+            PerfEventScope::AllProcessesOneCpu { cpu },
+            SamplePolicy::Period(period_ns),
+            false,
+        )?;
+        links.push(Box::new(program.take_link(id)?));
+    }
+    Ok(())
 }

@@ -1,0 +1,266 @@
+//! Reading what the kernel side summed.
+//!
+//! Counters only ever grow, so what happened in between is the difference of two
+//! reads. While programs run, counters of one read are not of the same instant.
+//! Per-CPU copies are added up here and nowhere else.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, StackTraceMap},
+};
+use profiler_common::{
+    aging::{Cell, CellKey, Totals},
+    exact::HistogramKey,
+    histogram::Histogram,
+};
+use report::schema::{CallerClass, StackRecord};
+
+use crate::{kernel::Symbols, object};
+
+/// Stacks of class "other" that are kept, most frequent first.
+const TOP_STACKS: usize = 10;
+
+/// The kernel side's counters.
+pub(crate) struct Counters {
+    cells: PerCpuHashMap<MapData, CellKey, Cell>,
+    totals: PerCpuArray<MapData, Totals>,
+    histograms: PerCpuHashMap<MapData, HistogramKey, Histogram>,
+    stacks: StackTraceMap<MapData>,
+    stack_counts: HashMap<MapData, u64, u64>,
+}
+
+/// All of it, added up over CPUs.
+#[derive(Clone, Default)]
+pub(crate) struct Counts {
+    pub(crate) cells: BTreeMap<CellKey, Cell>,
+    pub(crate) totals: Totals,
+    pub(crate) histograms: BTreeMap<HistogramKey, Box<Histogram>>,
+}
+
+impl Counts {
+    /// Callbacks in all cells.
+    #[cfg(test)]
+    pub(crate) fn callbacks(&self) -> u64 {
+        self.cells.values().map(|cell| cell.callbacks).sum()
+    }
+
+    /// What was counted since `earlier`; cells in which nothing was are left out.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let mut delta = Self {
+            totals: totals_since(&self.totals, &earlier.totals),
+            ..Self::default()
+        };
+        for (key, cell) in &self.cells {
+            let cell = match earlier.cells.get(key) {
+                Some(before) if before == cell => continue,
+                Some(before) => cell_since(cell, before),
+                None => *cell,
+            };
+            delta.cells.insert(*key, cell);
+        }
+        for (key, histogram) in &self.histograms {
+            let mut histogram = histogram.clone();
+            if let Some(before) = earlier.histograms.get(key) {
+                if before.buckets == histogram.buckets {
+                    continue;
+                }
+                let pairs = histogram.buckets.iter_mut().zip(&before.buckets);
+                pairs.for_each(|(count, before)| *count = count.saturating_sub(*before));
+            }
+            delta.histograms.insert(*key, histogram);
+        }
+        delta
+    }
+
+    /// Adds other counts.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.totals.add(&other.totals);
+        for (key, cell) in &other.cells {
+            self.cells.entry(*key).or_default().add(cell);
+        }
+        for (key, histogram) in &other.histograms {
+            let empty = || Box::new(Histogram::EMPTY);
+            let sum = self.histograms.entry(*key).or_insert_with(empty);
+            let pairs = sum.buckets.iter_mut().zip(&histogram.buckets);
+            pairs.for_each(|(sum, count)| *sum += count);
+        }
+    }
+
+    /// Forgets what belongs to none of these VMs.
+    pub(crate) fn retain_vms(&mut self, keep: impl Fn(u16) -> bool) {
+        self.cells.retain(|key, _| keep(key.vm));
+        self.histograms.retain(|key, _| keep(key.cell.vm));
+    }
+}
+
+impl Counters {
+    /// Takes the maps.
+    pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            cells: object::take(ebpf, "CELLS")?,
+            totals: object::take(ebpf, "TOTALS")?,
+            histograms: object::take(ebpf, "HISTOGRAMS")?,
+            stacks: object::take(ebpf, "OTHER_STACKS")?,
+            stack_counts: object::take(ebpf, "OTHER_COUNTS")?,
+        })
+    }
+
+    /// Adds up the counters.
+    pub(crate) fn read(&self) -> Result<Counts, MapError> {
+        let mut counts = Counts::default();
+        for entry in self.cells.iter() {
+            let (key, per_cpu) = entry?;
+            let sum = counts.cells.entry(key).or_default();
+            per_cpu.iter().for_each(|cell| sum.add(cell));
+        }
+        for totals in self.totals.get(&0, 0)?.iter() {
+            counts.totals.add(totals);
+        }
+        for entry in self.histograms.iter() {
+            let (key, per_cpu) = entry?;
+            let empty = || Box::new(Histogram::EMPTY);
+            let sum = counts.histograms.entry(key).or_insert_with(empty);
+            for histogram in per_cpu.iter() {
+                let pairs = sum.buckets.iter_mut().zip(&histogram.buckets);
+                pairs.for_each(|(sum, count)| *sum += count);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Empties the cells and histograms that belong to none of these VMs, so
+    /// that VMs which come and go do not fill the maps.
+    pub(crate) fn retain_vms(&mut self, keep: impl Fn(u16) -> bool) -> Result<(), MapError> {
+        let cells: Vec<CellKey> = self.cells.keys().flatten().collect();
+        for key in cells.into_iter().filter(|key| !keep(key.vm)) {
+            ignore_missing(self.cells.remove(&key))?;
+        }
+        let histograms: Vec<HistogramKey> = self.histograms.keys().flatten().collect();
+        for key in histograms.into_iter().filter(|key| !keep(key.cell.vm)) {
+            ignore_missing(self.histograms.remove(&key))?;
+        }
+        Ok(())
+    }
+
+    /// The most frequent stacks that no caller class explains, with names.
+    pub(crate) fn other_stacks(&self, run: u32, symbols: &Symbols) -> Vec<StackRecord> {
+        let mut counted: Vec<(u64, u64)> = self.stack_counts.iter().flatten().collect();
+        counted.sort_unstable_by_key(|(id, count)| (std::cmp::Reverse(*count), *id));
+        let top = counted.into_iter().take(TOP_STACKS);
+        top.filter_map(|(id, count)| {
+            let trace = self.stacks.get(&u32::try_from(id).ok()?, 0).ok()?;
+            let frames = trace.frames().iter().map(|frame| symbols.name_of(frame.ip));
+            Some(StackRecord {
+                run,
+                caller: CallerClass::Other,
+                count,
+                frames: frames.collect(),
+            })
+        })
+        .collect()
+    }
+}
+
+/// A cell's counters since an earlier read. Its longest callback is that of all
+/// time: a maximum has no difference.
+fn cell_since(now: &Cell, earlier: &Cell) -> Cell {
+    let mut delta = *now;
+    delta.callbacks = now.callbacks.saturating_sub(earlier.callbacks);
+    delta.pages = now.pages.saturating_sub(earlier.pages);
+    delta.locked = now.locked.saturating_sub(earlier.locked);
+    for (count, before) in delta.samples.iter_mut().zip(&earlier.samples) {
+        *count = count.saturating_sub(*before);
+    }
+    delta.young = now.young.saturating_sub(earlier.young);
+    delta.total_ns = now.total_ns.saturating_sub(earlier.total_ns);
+    delta.wait_ns = now.wait_ns.saturating_sub(earlier.wait_ns);
+    delta.waits = now.waits.saturating_sub(earlier.waits);
+    delta
+}
+
+fn totals_since(now: &Totals, earlier: &Totals) -> Totals {
+    macro_rules! since {
+        ($($field:ident),* $(,)?) => {
+            Totals { $($field: now.$field.saturating_sub(earlier.$field)),* }
+        };
+    }
+    since!(
+        callbacks,
+        cells_full,
+        stacks,
+        stacks_failed,
+        stacks_changed,
+        events,
+        events_lost,
+        samples,
+        samples_user,
+        samples_failed,
+        samples_filed,
+        samples_unfiled,
+        starts_full,
+        exits_unmatched,
+        histograms_full,
+        starts_replaced,
+    )
+}
+
+fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(vm: u16, callbacks: u64, latency: u64) -> Counts {
+        let mut counts = Counts::default();
+        let key = CellKey {
+            vm,
+            ..CellKey::default()
+        };
+        let cell = Cell {
+            callbacks,
+            ..Cell::default()
+        };
+        counts.cells.insert(key, cell);
+        let mut histogram = Box::new(Histogram::EMPTY);
+        histogram.buckets[3] = latency;
+        let key = HistogramKey {
+            cell: key,
+            ..HistogramKey::default()
+        };
+        counts.histograms.insert(key, histogram);
+        counts.totals.callbacks = callbacks;
+        counts
+    }
+
+    #[test]
+    fn a_difference_and_what_it_is_added_to_make_the_later_count() {
+        let (early, late) = (counts(0, 5, 2), counts(0, 7, 3));
+        let delta = late.since(&early);
+        assert_eq!(delta.callbacks(), 2);
+        let mut sum = early.clone();
+        sum.add(&delta);
+        assert_eq!(sum.cells, late.cells);
+        assert_eq!(sum.totals, late.totals);
+        let key = late.histograms.keys().next().expect("one");
+        assert_eq!(sum.histograms[key].buckets, late.histograms[key].buckets);
+        let nothing = late.since(&late);
+        assert!(nothing.cells.is_empty() && nothing.histograms.is_empty());
+    }
+
+    #[test]
+    fn counts_of_a_vm_can_be_forgotten() {
+        let mut both = counts(0, 1, 1);
+        both.add(&counts(1, 2, 2));
+        both.retain_vms(|vm| vm != 0);
+        assert_eq!(both.callbacks(), 2);
+        assert_eq!(both.histograms.len(), 1);
+    }
+}

@@ -1,0 +1,84 @@
+//! What a user asks for: what `record`, `top` and `exporter` have in common: which VMs are observed,
+//! and how closely.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    census_command::check_process,
+    ladder::{Ladder, Rung},
+};
+
+/// Above this rate sampling changes what it measures by too much.
+const MAX_RATE_HZ: u32 = 4000;
+
+/// Options of every command that observes callbacks.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Observe {
+    /// Observe only the VMs of this process
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+    /// Timer samples per second and CPU, at most 4000
+    #[arg(long, default_value_t = 3989, value_name = "HZ")]
+    pub(crate) rate: u32,
+    /// Read a task's kernel stack again after at most this many callbacks
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub(crate) stack_every: u32,
+    /// Use this rung of the ladder instead of the best one
+    #[arg(long, value_enum, value_name = "RUNG")]
+    pub(crate) mechanism: Option<Rung>,
+    /// Lower the sampling rate when observing costs more than this share of
+    /// all CPUs' time, in percent
+    #[arg(long, value_name = "PCT")]
+    pub(crate) max_overhead: Option<f64>,
+    /// Show the log of the kernel side
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+impl Observe {
+    /// Checks what clap cannot.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.rate == 0 || self.rate > MAX_RATE_HZ {
+            bail!(
+                "--rate {}: the sampling rate lies between 1 and {MAX_RATE_HZ} Hz",
+                self.rate
+            );
+        }
+        if self.stack_every == 0 {
+            bail!("--stack-every 0: a stack is read at least every 1 callbacks");
+        }
+        if self
+            .max_overhead
+            .is_some_and(|most| !(most > 0.0 && most <= 100.0))
+        {
+            bail!("--max-overhead: the share lies above 0 and is at most 100 percent");
+        }
+        Ok(())
+    }
+
+    /// Fails if the process to observe does not exist.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        self.pid.map_or(Ok(()), check_process)
+    }
+
+    /// The rung to use: the one asked for, or the best.
+    pub(crate) fn choose(&self, ladder: &Ladder) -> Result<Rung> {
+        let Some(best) = ladder.rung else {
+            bail!(
+                "no callback can be observed on this host; `rmapscope doctor` says what is missing"
+            );
+        };
+        let rung = self.mechanism.unwrap_or(best);
+        if !ladder.offers(rung) {
+            let name = clap::ValueEnum::to_possible_value(&rung);
+            let name = name.map_or_else(String::new, |value| value.get_name().to_owned());
+            bail!("this host does not offer --mechanism {name}; `rmapscope doctor` says why");
+        }
+        Ok(rung)
+    }
+}
+
+/// CPU time between two samples at a rate; never more samples than asked for.
+pub(crate) fn period_ns(rate_hz: u32) -> u64 {
+    1_000_000_000_u64.div_ceil(u64::from(rate_hz.max(1)))
+}

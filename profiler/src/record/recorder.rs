@@ -1,0 +1,145 @@
+//! A recording from the first look for VMs to its end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use indicatif::ProgressBar;
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use super::{draws_progress, options::Options};
+use crate::{
+    census_command::of_process,
+    observe::{Ended, Session, Signals, Stretches},
+    privileges::Keep,
+};
+
+/// Time between two looks while there is no VM yet.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// A session that is being recorded.
+pub(super) struct Recorder<'a> {
+    pub(super) options: &'a Options,
+    pub(super) session: Session<'a>,
+    pub(super) stretches: Stretches,
+}
+
+impl<'a> Recorder<'a> {
+    /// Nothing is attached yet.
+    pub(super) fn new(options: &'a Options, session: Session<'a>) -> Self {
+        Self {
+            options,
+            session,
+            stretches: Stretches::default(),
+        }
+    }
+
+    /// Finds the VMs to record and reads their chain lengths; waits for one if
+    /// asked to. Returns the signal that ended the waiting, if one did.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) async fn find_vms(&mut self, signals: &mut Signals) -> Result<Option<u8>> {
+        loop {
+            self.session.refresh()?;
+            if self.session.registry.alive().next().is_some() {
+                break;
+            }
+            if !self.options.wait {
+                bail!(
+                    "no VM of KVM is running{}; start one, wait for one with --wait, or let \
+                     `cargo xtask profile` start a test guest",
+                    of_process(self.options.observe.pid)
+                );
+            }
+            tokio::select! {
+                number = signals.next() => return Ok(Some(number)),
+                () = sleep(WAIT) => {}
+            }
+        }
+        self.session.take_census()?;
+        Ok(None)
+    }
+
+    /// Attaches the programs: the recording begins.
+    pub(super) fn start(&mut self, inner: bool) -> Result<()> {
+        self.session.start(inner, Keep::ObservingAndWriting)?;
+        if !self.options.quiet {
+            let vms = self.session.registry.alive().count();
+            report::say!(
+                "recording {vms} VM{} for {:?}, {}",
+                if vms == 1 { "" } else { "s" },
+                self.options.duration,
+                self.session.manner()
+            );
+        }
+        Ok(())
+    }
+
+    /// Records until something ends it, then detaches the programs.
+    pub(super) async fn run(&mut self, signals: &mut Signals) -> Result<Ended> {
+        let logging = self.session.forward_log()?;
+        let ended = self.wait(signals).await;
+        self.session.detach();
+        if let Some(logging) = logging {
+            logging.abort();
+        }
+        self.stretches.add(self.session.settle()?);
+        ended
+    }
+
+    async fn wait(&mut self, signals: &mut Signals) -> Result<Ended> {
+        let progress = progress(self.options);
+        let deadline = self.session.start.at + self.options.duration;
+        let mut ticks = interval(Duration::from_millis(200));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_refresh = Instant::now() + WAIT;
+        loop {
+            tokio::select! {
+                biased;
+                number = signals.next() => return Ok(Ended::Signal(number)),
+                () = sleep_until(deadline.into()) => return Ok(Ended::Duration),
+                _ = ticks.tick() => {
+                    progress.set_position(millis(self.session.start.at.elapsed()));
+                }
+                () = sleep_until(next_refresh.into()) => {
+                    next_refresh = Instant::now() + self.session.refresh()?;
+                    if self.is_over() {
+                        return Ok(Ended::VmsGone);
+                    }
+                    self.keep_cost_low()?;
+                }
+                taken = self.session.take_events() => taken?,
+            }
+        }
+    }
+
+    /// Whether the process to record has no VM any more.
+    fn is_over(&self) -> bool {
+        self.options.observe.pid.is_some() && self.session.registry.alive().next().is_none()
+    }
+
+    /// Goes on at a lower rate if observing costs too much.
+    fn keep_cost_low(&mut self) -> Result<()> {
+        let Some(lowered) = self.session.too_costly() else {
+            return Ok(());
+        };
+        self.stretches.add(self.session.settle()?);
+        self.session.lower_rate(lowered)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn progress(options: &Options) -> ProgressBar {
+    if !draws_progress(options) {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(millis(options.duration));
+    let style = indicatif::ProgressStyle::with_template("recording {wide_bar} {eta} left");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,217 @@
+//! What is going on per VM and kind of callback, from the counters of a stretch
+//! of time: what `top` shows and `exporter` sums.
+//!
+//! Invariant: a figure that this rung does not see is `None`, never 0.
+
+pub(crate) mod top;
+
+use std::collections::BTreeMap;
+
+use profiler_common::{
+    aging::{Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, place},
+    exact::span,
+    histogram::{Histogram, middle_ns},
+};
+use report::latency::Latency;
+
+use crate::{
+    ladder::Rung,
+    observe::{Stretch, period_ns},
+};
+
+/// Callbacks of one kind on one VM.
+#[derive(Clone, Default)]
+pub(crate) struct Figures {
+    pub(crate) callbacks: u64,
+    pub(crate) pages: u64,
+    /// Time in callbacks: measured on the exact rung, estimated from samples
+    /// on the other.
+    pub(crate) busy_ns: u64,
+    /// Callbacks that said young (exact rung).
+    pub(crate) young: Option<u64>,
+    /// Time before the walk (exact rung, where the inner entry is probed).
+    pub(crate) wait_ns: Option<u64>,
+    /// Callbacks over one page that found a chain of a known length, and those
+    /// that found exactly one SPTE.
+    pub(crate) with_chain: u64,
+    pub(crate) one_spte: u64,
+    /// Every callback's time (exact rung).
+    pub(crate) histogram: Option<Box<Histogram>>,
+    pub(crate) callers: BTreeMap<Caller, u64>,
+}
+
+/// By VM and kind.
+pub(crate) type View = BTreeMap<(u16, Kind), Figures>;
+
+/// The figures of a stretch, callbacks on no VM left out.
+pub(crate) fn view(stretch: &Stretch, rung: Rung) -> View {
+    let mut view = View::new();
+    for (key, cell) in &stretch.counts.cells {
+        let kind = Kind::from_u8(key.kind);
+        if let (Some(kind), true) = (kind, key.vm != NO_VM) {
+            let figures = view.entry((key.vm, kind)).or_default();
+            figures.add_cell(key, cell, rung, period_ns(stretch.rate_hz));
+        }
+    }
+    for (key, histogram) in &stretch.counts.histograms {
+        let kind = Kind::from_u8(key.cell.kind);
+        let known = kind.and_then(|kind| view.get_mut(&(key.cell.vm, kind)));
+        if let (Some(figures), span::TOTAL) = (known, key.span) {
+            figures.add_histogram(histogram);
+        }
+    }
+    view
+}
+
+impl Figures {
+    fn add_cell(&mut self, key: &CellKey, cell: &Cell, rung: Rung, period_ns: u64) {
+        self.callbacks += cell.callbacks;
+        self.pages += cell.pages;
+        match rung {
+            Rung::Exact => {
+                self.busy_ns += cell.total_ns;
+                *self.young.get_or_insert(0) += cell.young;
+                if cell.waits > 0 {
+                    *self.wait_ns.get_or_insert(0) += cell.wait_ns;
+                }
+            }
+            Rung::Sampled => {
+                let [notifier, age_gfn, rmap] =
+                    [place::NOTIFIER, place::AGE_GFN, place::RMAP].map(|p| cell.samples[p]);
+                self.busy_ns += (notifier + age_gfn + rmap) * period_ns;
+            }
+        }
+        if key.several_pages == 0 && (1..=MAX_EXACT_LENGTH).contains(&key.length) {
+            self.with_chain += cell.callbacks;
+            self.one_spte += if key.length == 1 { cell.callbacks } else { 0 };
+        }
+        if let Some(caller) = Caller::from_u8(key.caller) {
+            *self.callers.entry(caller).or_default() += cell.callbacks;
+        }
+    }
+
+    fn add_histogram(&mut self, other: &Histogram) {
+        let sum = self
+            .histogram
+            .get_or_insert_with(|| Box::new(Histogram::EMPTY));
+        let pairs = sum.buckets.iter_mut().zip(&other.buckets);
+        pairs.for_each(|(sum, count)| *sum += count);
+    }
+
+    /// Adds another kind's, VM's or stretch's figures.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.callbacks += other.callbacks;
+        self.pages += other.pages;
+        self.busy_ns += other.busy_ns;
+        if let Some(young) = other.young {
+            *self.young.get_or_insert(0) += young;
+        }
+        if let Some(wait_ns) = other.wait_ns {
+            *self.wait_ns.get_or_insert(0) += wait_ns;
+        }
+        self.with_chain += other.with_chain;
+        self.one_spte += other.one_spte;
+        if let Some(histogram) = &other.histogram {
+            self.add_histogram(histogram);
+        }
+        for (caller, count) in &other.callers {
+            *self.callers.entry(*caller).or_default() += count;
+        }
+    }
+
+    /// The distribution of the callbacks' time, where it was seen.
+    pub(crate) fn latency(&self) -> Option<Latency> {
+        let histogram = self.histogram.as_ref()?;
+        let mut latency = Latency::new();
+        for (bucket, count) in histogram.buckets.iter().enumerate() {
+            if *count > 0 {
+                latency.record_many_ns(middle_ns(bucket), *count);
+            }
+        }
+        Some(latency)
+    }
+
+    /// Who asked most often.
+    pub(crate) fn busiest_caller(&self) -> Option<Caller> {
+        let most = self.callers.iter().max_by_key(|(_, count)| **count);
+        most.map(|(caller, _)| *caller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use profiler_common::exact::HistogramKey;
+
+    use super::*;
+    use crate::observe::Counts;
+
+    fn key(length: u16, kind: Kind) -> CellKey {
+        CellKey {
+            vm: 0,
+            length,
+            kind: kind as u8,
+            caller: Caller::Kswapd as u8,
+            ..CellKey::default()
+        }
+    }
+
+    fn stretch() -> Stretch {
+        let mut counts = Counts::default();
+        let cell = Cell {
+            callbacks: 10,
+            pages: 10,
+            samples: [1, 2, 3, 4],
+            young: 5,
+            total_ns: 1000,
+            wait_ns: 100,
+            waits: 10,
+            ..Cell::default()
+        };
+        for length in [1, 7] {
+            counts.cells.insert(key(length, Kind::ClearYoung), cell);
+        }
+        let foreign = CellKey {
+            vm: NO_VM,
+            ..key(1, Kind::ClearYoung)
+        };
+        counts.cells.insert(foreign, cell);
+        let mut histogram = Box::new(Histogram::EMPTY);
+        histogram.buckets[9] = 10;
+        let timed = HistogramKey {
+            cell: key(1, Kind::ClearYoung),
+            span: span::TOTAL,
+            ..HistogramKey::default()
+        };
+        counts.histograms.insert(timed, histogram);
+        Stretch {
+            rate_hz: 1000,
+            lasted: Duration::from_secs(1),
+            counts,
+        }
+    }
+
+    #[test]
+    fn what_a_rung_does_not_see_is_absent() {
+        let view = view(&stretch(), Rung::Sampled);
+        assert_eq!(view.len(), 1, "callbacks on no VM are left out");
+        let figures = &view[&(0, Kind::ClearYoung)];
+        assert_eq!(
+            (figures.callbacks, figures.busy_ns),
+            (20, 2 * 6 * 1_000_000)
+        );
+        assert_eq!((figures.young, figures.wait_ns), (None, None));
+        assert_eq!((figures.with_chain, figures.one_spte), (20, 10));
+    }
+
+    #[test]
+    fn the_exact_rung_times_and_sees_results() {
+        let view = view(&stretch(), Rung::Exact);
+        let figures = &view[&(0, Kind::ClearYoung)];
+        assert_eq!((figures.busy_ns, figures.young), (2000, Some(10)));
+        assert_eq!(figures.wait_ns, Some(200));
+        assert_eq!(figures.latency().expect("timed").count(), 10);
+        assert_eq!(figures.busiest_caller(), Some(Caller::Kswapd));
+    }
+}
