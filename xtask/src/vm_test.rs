@@ -22,9 +22,9 @@ use crate::{Outcome, dist, process};
 
 /// A boot that says nothing for this long hangs; no test is silent for a
 /// quarter of it on a machine that has nothing else to do.
-const SILENCE: Duration = Duration::from_secs(240);
+const SILENCE: Duration = Duration::from_secs(600);
 /// A boot that goes on talking is cut after this long.
-const TIMEOUT: Duration = Duration::from_secs(1800);
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Boots stock kernels and runs the live tests on each.
 #[derive(Debug, clap::Args)]

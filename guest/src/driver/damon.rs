@@ -48,10 +48,11 @@ impl Damon {
         let target = format!("{context}/targets/0");
         let intervals = format!("{context}/monitoring_attrs/intervals");
         let limits = format!("{context}/monitoring_attrs/nr_regions");
+        // "fvaddr" keeps to the region it is given; "vaddr" would look for others by itself.
         for (file, value) in [
             ("nr_kdamonds".to_owned(), "1".to_owned()),
             ("0/contexts/nr_contexts".to_owned(), "1".to_owned()),
-            (format!("{context}/operations"), "vaddr".to_owned()),
+            (format!("{context}/operations"), "fvaddr".to_owned()),
             (format!("{intervals}/sample_us"), sample_us.to_string()),
             (format!("{intervals}/aggr_us"), (4 * sample_us).to_string()),
             (format!("{limits}/max"), regions.to_string()),

@@ -28,7 +28,7 @@ pub(super) const SYSFS: &str = "/sys/kernel/mm/transparent_hugepage";
 /// Clears the Accessed bits of this process's PTEs, of which no secondary MMU hears.
 const CLEAR_REFS: &str = "/proc/self/clear_refs";
 /// A scan of the whole host by khugepaged at our settings takes far less.
-const SCAN_TIMEOUT: Duration = Duration::from_secs(30);
+const SCAN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pages one pipe holds: what a user may have in a pipe without privileges.
 const PIPE_PAGES: usize = 256;
 

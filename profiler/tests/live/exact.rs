@@ -230,14 +230,14 @@ fn many_callbacks_are_all_counted_and_matched() {
     let Some(()) = live::where_possible(name, able) else {
         return;
     };
-    let guest = Guest::start(GuestConfig::new(16_384, 1).with_driver(Driver::Khugepaged));
+    let guest = Guest::start(GuestConfig::new(4096, 1).with_driver(Driver::Khugepaged));
     let guest = guest.expect("the guest starts");
     guest.pause().expect("pauses");
     let mut counted = 0;
     let file = record(&[], || {
         let filter = EventFilter::in_range(guest.memory());
         let counter = EventCounter::start(&filter).expect("events are counted");
-        while counted < 50_000 {
+        while counted < 20_000 {
             guest.drive_once().expect("looks");
             counted = counter.counts().expect("counts").test_age;
         }
@@ -262,7 +262,8 @@ fn many_callbacks_are_all_counted_and_matched() {
 fn rmap_statistics() -> Result<PathBuf, String> {
     let folder = "/sys/kernel/debug/kvm";
     let entries = fs::read_dir(folder).map_err(|error| format!("{folder}: {error}"))?;
-    let own = format!("{}-", std::process::id());
+    // Named after the thread that created it.
+    let own = format!("{}-", nix::unistd::gettid());
     let mut files = entries
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&own))

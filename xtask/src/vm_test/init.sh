@@ -27,7 +27,7 @@ echo "MATRIX kernel $(uname -r)"
 echo "MATRIX tdp_mmu $(cat /sys/module/kvm/parameters/tdp_mmu) npt $(cat /sys/module/kvm_amd/parameters/npt)"
 for test in $(value tests); do
   echo "MATRIX begin $test"
-  $test --test-threads=1 $(value filter)
+  $test --test-threads=1 --nocapture $(value filter)
   echo "MATRIX end $test $?"
 done
 [ -e /disk/live.log ] && sed 's/^/MATRIX live /' /disk/live.log
