@@ -7,6 +7,7 @@ mod build_ebpf;
 mod compare;
 mod debian;
 mod dist;
+mod fleet_test;
 mod page_test;
 mod process;
 mod profile;
@@ -58,6 +59,8 @@ enum Task {
     Test(test::Options),
     /// Run the live tests on stock kernels under emulation.
     VmTest(vm_test::Options),
+    /// Check the exporter and the rules for fleets with a real Prometheus.
+    FleetTest(fleet_test::Options),
     /// Build the profiler as one static file.
     Dist(dist::Options),
     /// Rebuild the eBPF object from source, or check the committed one.
@@ -79,6 +82,7 @@ fn run(task: Task) -> Outcome {
         Task::PageTest(options) => page_test::run(&options),
         Task::Test(options) => test::run(&options),
         Task::VmTest(options) => vm_test::run(&options),
+        Task::FleetTest(options) => fleet_test::run(&options),
         Task::Dist(options) => dist::run(&options),
         Task::BuildEbpf(options) => build_ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }

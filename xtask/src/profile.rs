@@ -1,7 +1,7 @@
 //! `cargo xtask profile`: records the aging callbacks of this host, of its own
 //! VMs or of a test guest that the kernel is made to age.
 
-mod guest;
+pub(crate) mod guest;
 
 use std::{
     path::{Path, PathBuf},

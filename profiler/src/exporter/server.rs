@@ -1,13 +1,16 @@
 //! HTTP: `/metrics`, and a page that points there.
+//!
+//! Who asks for OpenMetrics gets it; others get the older text format, which
+//! differs in how counters are announced.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
+    header::{ACCEPT, CONTENT_TYPE},
     server::conn::http1,
     service::service_fn,
 };
@@ -16,6 +19,7 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PAGE: &str = "<html><body><a href=\"/metrics\">rmapscope's metrics</a></body></html>\n";
 /// Time for a client to send its request, and to go on after an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,18 +66,47 @@ fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Byt
         );
     }
     match request.uri().path() {
-        "/metrics" => metrics(registry),
+        "/metrics" => metrics(registry, wants_open_metrics(request)),
         "/" => with_type(StatusCode::OK, "text/html; charset=utf-8", PAGE.to_owned()),
         _ => plain(StatusCode::NOT_FOUND, "there is only /metrics\n".to_owned()),
     }
 }
 
-fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
+fn wants_open_metrics(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get_all(ACCEPT).iter();
+    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+    accepted.any(|value| value.contains("application/openmetrics-text"))
+}
+
+fn metrics(registry: &Registry, open_metrics: bool) -> Response<Full<Bytes>> {
     let mut text = String::new();
     match encode(&mut text, registry) {
-        Ok(()) => with_type(StatusCode::OK, OPEN_METRICS, text),
+        Ok(()) if open_metrics => with_type(StatusCode::OK, OPEN_METRICS, text),
+        Ok(()) => with_type(StatusCode::OK, CLASSIC, classic(&text)),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
+}
+
+/// OpenMetrics in the older format: a counter is announced under the name its
+/// samples have, and there are no units and no end mark.
+fn classic(open_metrics: &str) -> String {
+    let counters: BTreeSet<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("UNIT" | "EOF"), _, _) => continue,
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                text += &format!("# {what} {name}_total {rest}");
+            }
+            _ => text += line,
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
@@ -90,4 +123,19 @@ fn with_type(
     let value = hyper::header::HeaderValue::from_static(content_type);
     response.headers_mut().insert(CONTENT_TYPE, value);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_format_announces_counters_under_their_samples_name() {
+        let open = "# HELP a_seconds Time of a\n# TYPE a_seconds counter\n\
+                    # UNIT a_seconds seconds\na_seconds_total{x=\"y\"} 1.0\n\
+                    # TYPE b gauge\nb 2\n# EOF\n";
+        let older = "# HELP a_seconds_total Time of a\n# TYPE a_seconds_total counter\n\
+                     a_seconds_total{x=\"y\"} 1.0\n# TYPE b gauge\nb 2\n";
+        assert_eq!(classic(open), older);
+    }
 }

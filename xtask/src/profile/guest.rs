@@ -31,7 +31,7 @@ struct Ready {
 }
 
 /// A running test guest.
-pub(super) struct TestGuest {
+pub(crate) struct TestGuest {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
@@ -40,12 +40,12 @@ pub(super) struct TestGuest {
 }
 
 /// What guest to start.
-pub(super) struct Wanted {
-    pub(super) pages: u64,
-    pub(super) aliases: u32,
-    pub(super) driver: &'static str,
+pub(crate) struct Wanted {
+    pub(crate) pages: u64,
+    pub(crate) aliases: u32,
+    pub(crate) driver: &'static str,
     /// Keep it standing still while it is aged.
-    pub(super) held: bool,
+    pub(crate) held: bool,
 }
 
 impl TestGuest {
@@ -53,7 +53,7 @@ impl TestGuest {
     ///
     /// # Errors
     /// If the guest cannot run here; its own words are on standard error.
-    pub(super) fn start(program: &Path, wanted: &Wanted) -> Result<Self> {
+    pub(crate) fn start(program: &Path, wanted: &Wanted) -> Result<Self> {
         let mut command = process::as_root(program)?;
         command.args([
             "run",
@@ -94,12 +94,12 @@ impl TestGuest {
     }
 
     /// The process that owns the VM.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.ready.pid
     }
 
     /// Ends the guest, waits until it has cleaned up, and says what it was.
-    pub(super) fn stop(mut self) -> Result<GuestRun> {
+    pub(crate) fn stop(mut self) -> Result<GuestRun> {
         self.end()?;
         let ready = &self.ready;
         Ok(GuestRun {
