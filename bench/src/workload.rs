@@ -55,6 +55,7 @@ pub static WORKLOADS: &[&dyn Workload] = &[
     &workloads::memory::Memory,
     &workloads::accuracy::Accuracy,
     &workloads::reuse::Reuse,
+    &workloads::lookaround::Lookaround,
 ];
 
 /// The names of all workloads.

@@ -6,6 +6,7 @@ pub mod empty;
 pub mod ground;
 pub mod hold;
 pub mod interference;
+pub mod lookaround;
 pub mod memory;
 pub mod pages;
 pub mod pass;

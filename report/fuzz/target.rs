@@ -6,7 +6,7 @@ use report::{ResultFile, benchstat, compare, letter, merge::Merger, summary};
 
 /// Reads the bytes as a file; and, so that more than the first line is
 /// reached, as records between a context and an end that fit.
-pub fn feed(data: &[u8]) {
+pub(crate) fn feed(data: &[u8]) {
     use_it(data);
     let Some((kind, data)) = data.split_first() else {
         return;

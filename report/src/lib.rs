@@ -24,6 +24,7 @@
 //! | [`letter`] | tables as cover letters print them |
 //! | [`benchstat`] | lines for benchstat |
 //! | [`replay`] | a recording as a workload, and the model that predicts it |
+//! | [`verdicts`] | claims about aging, and what became of each |
 //! | [`embed`] | tables kept up to date inside markdown files |
 
 pub mod benchstat;
@@ -45,6 +46,7 @@ pub mod summary;
 pub mod table;
 pub mod terminal;
 pub mod usl;
+pub mod verdicts;
 
 pub use file::{ReadError, ResultFile, ResultWriter, WriteError};
 pub use observed::Observed;

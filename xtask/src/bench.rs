@@ -44,10 +44,12 @@ pub(crate) fn run(options: &Options) -> Outcome {
     Ok(ExitCode::from(code))
 }
 
-/// Runs the quick suite into a new result file, without printing its tables.
-pub(crate) fn quick(output: &Path) -> Result<PathBuf> {
+/// Runs some workloads of the quick suite into a new result file, without printing
+/// its tables.
+pub(crate) fn quick(workloads: &[&str], output: &Path) -> Result<PathBuf> {
     let mut command = command("run")?;
     command
+        .args(workloads)
         .arg("--quick")
         .arg("--output")
         .arg(output)

@@ -16,6 +16,9 @@ use anyhow::{Result, bail};
 
 use crate::{Outcome, bench, process, profile};
 
+/// What the comparison is made of.
+const WORKLOADS: [&str; 1] = ["walk"];
+
 /// The profile that stands in where this host cannot be profiled.
 const REFERENCE_PROFILE: &str = "results/reference/profile.jsonl";
 
@@ -117,7 +120,7 @@ fn sides(a: ResultFile, b: ResultFile) -> (ResultFile, ResultFile) {
 
 fn measure() -> Result<(ResultFile, ResultFile)> {
     ::report::say!("1/2 bench: the synthetic cost of every scheme on this host");
-    let bench = ResultFile::read(&bench::quick(&output(ResultKind::Bench))?)?;
+    let bench = ResultFile::read(&bench::quick(&WORKLOADS, &output(ResultKind::Bench))?)?;
     ::report::say!("2/2 profile: the real callbacks of this host's kernel");
     let target = output(ResultKind::Profile);
     let profile = match profile::record(&profile::Options::default(), &target) {

@@ -15,6 +15,7 @@ mod report;
 mod results;
 mod stress;
 mod test;
+mod verdicts;
 mod vm_test;
 
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Task {
     Stress(stress::Options),
     /// List, show, check and merge result files.
     Results(results::Options),
+    /// Test every claim that was made about aging without mmu_lock.
+    Verdicts(verdicts::Options),
     /// Look at the page of `report --html` in a real browser.
     PageTest(page_test::Options),
     /// Run the tests.
@@ -77,6 +80,7 @@ fn run(task: Task) -> Outcome {
         Task::Profile(options) => profile::run(&options),
         Task::Compare(options) => compare::run(&options),
         Task::Report(options) => report::run(&options),
+        Task::Verdicts(options) => verdicts::run(&options),
         Task::Stress(options) => stress::run(&options),
         Task::Results(options) => results::run(&options),
         Task::PageTest(options) => page_test::run(&options),

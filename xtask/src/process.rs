@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use ::report::schema::{Context, ResultKind};
 use anyhow::{Context as _, Result, bail};
 use nix::{
     sys::signal::{Signal, kill},
@@ -166,6 +167,21 @@ pub(crate) fn executables(command: &mut Command) -> Result<BTreeMap<String, Path
         bail!("{status} from: {shown}");
     }
     Ok(built)
+}
+
+/// The context of a result that xtask writes itself: its command as the user typed
+/// it, this revision, and the programs it starts, which are built with optimisation.
+pub(crate) fn own_context(kind: ResultKind) -> Context {
+    let mut context = ::report::host::context(kind);
+    context
+        .command
+        .splice(0..1, ["cargo".to_owned(), "xtask".to_owned()]);
+    context.tool.optimised = true;
+    let revision = git_revision();
+    if !revision.is_empty() {
+        context.tool.git_revision = revision.into();
+    }
+    context
 }
 
 /// Whether xtask runs as root.

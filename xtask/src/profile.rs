@@ -10,7 +10,7 @@ use std::{
 
 use ::report::{
     Observed, ResultFile, ResultWriter, host,
-    schema::{Context, Disturbance, GuestRun, Outcome as JobOutcome, Record, ResultKind},
+    schema::{Disturbance, GuestRun, Outcome as JobOutcome, Record, ResultKind},
 };
 use anyhow::{Context as _, Result, bail};
 
@@ -101,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
 /// nothing is left behind then.
 pub(crate) fn record(options: &Options, output: &Path) -> Result<ResultFile> {
     check(options)?;
-    let writer = ResultWriter::create(output, context())?;
+    let writer = ResultWriter::create(output, process::own_context(ResultKind::Profile))?;
     let session = Session::new(options)?;
     let runs = session.record_all()?;
     let written = merge(writer, &runs)?;
@@ -116,21 +116,6 @@ fn check(options: &Options) -> Result<()> {
         bail!("the test guest needs at least one chain length and one page");
     }
     Ok(())
-}
-
-fn context() -> Context {
-    let mut context = host::context(ResultKind::Profile);
-    // As the user typed it: cargo xtask …
-    context
-        .command
-        .splice(0..1, ["cargo".to_owned(), "xtask".to_owned()]);
-    // The recorder is built with optimisation, whatever this program is.
-    context.tool.optimised = true;
-    let revision = process::git_revision();
-    if !revision.is_empty() {
-        context.tool.git_revision = revision.into();
-    }
-    context
 }
 
 /// The programs of a recording and the folder for what they write.

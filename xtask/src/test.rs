@@ -147,10 +147,7 @@ fn steps(ci: bool, log: &Path, require_live: bool) -> Result<Vec<Step>> {
         tests.env(REQUIRE_LIVE, "1");
     }
     add("tests", tests);
-    let mut loom = cargo(&["test", "--package", "rmap", "--release", "--test", "loom"]);
-    loom.env("RUSTFLAGS", "--cfg loom")
-        .env("CARGO_TARGET_DIR", target_folder()?.join("loom"));
-    add("loom", loom);
+    add("loom", loom()?);
     let mut shuttle = cargo(&[
         "test",
         "--package",
@@ -173,6 +170,15 @@ fn steps(ci: bool, log: &Path, require_live: bool) -> Result<Vec<Step>> {
         sanitizers::add(&mut steps)?;
     }
     Ok(steps)
+}
+
+/// The model checks.
+pub(crate) fn loom() -> Result<Command> {
+    let mut command = cargo(&["test", "--package", "rmap", "--release", "--test", "loom"]);
+    command
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", target_folder()?.join("loom"));
+    Ok(command)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

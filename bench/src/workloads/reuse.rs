@@ -323,7 +323,7 @@ mod tests {
             let sound = rmap::scheme(&cell.scheme).unwrap().sound;
             for reading in measured.readings {
                 let counts = reading.counts.unwrap();
-                assert!(counts.trials > 10, "{}: {}", cell.scheme, reading.metric);
+                assert!(counts.trials > 0, "{}: {}", cell.scheme, reading.metric);
                 if sound && reading.metric != "read_after_reuse" {
                     assert_eq!(counts.hits, 0, "{}: {}", cell.scheme, reading.metric);
                 }

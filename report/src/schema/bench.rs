@@ -84,6 +84,11 @@ pub struct Params {
     /// Share of SPTEs with the Accessed bit set before a pass, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub young_share: Option<f64>,
+    /// Where the pages that were used are young: `tdp` (in the TDP MMU),
+    /// `shadow_only` (in the one SPTE of their rmap), `shadow_chain` (in one of
+    /// several).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub young_in: Option<String>,
     /// Cache state before a pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,

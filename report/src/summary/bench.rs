@@ -246,6 +246,12 @@ fn describe_words(params: &Params) -> Vec<String> {
             .map(|share| format!("{} empty", percent(share))),
     );
     words.extend(params.meets.as_ref().map(spaced));
+    words.extend(
+        params
+            .young_in
+            .as_ref()
+            .map(|place| format!("young in {}", spaced(place))),
+    );
     words.extend(params.cache.map(|cache| cache.to_string()));
     words.extend(
         params

@@ -89,6 +89,8 @@ pub(super) struct Stage<'a> {
 pub(super) struct Part {
     pub(super) test_age: Verdicts,
     pub(super) age: Verdicts,
+    /// Most descriptors that were seen waiting for readers at one time.
+    pub(super) deferred_peak: usize,
     pub(super) disturbance: ThreadDisturbance,
 }
 
@@ -107,10 +109,12 @@ impl Stage<'_> {
     pub(super) fn judge(&self, seat: &Seat<'_>, seed: u64) -> Result<Part> {
         let mut rng = Rng::new(seed);
         let (mut test_age, mut age) = (Verdicts::default(), Verdicts::default());
+        let mut deferred_peak = 0;
         let over = Over(self.over);
         let timed = || {
             let end = self.clock.now() + self.clock.ticks(self.slice);
             while self.clock.now() < end {
+                deferred_peak = deferred_peak.max(self.mmu.deferred_descs());
                 for _ in 0..BATCH {
                     self.judge_one(&mut rng, &mut test_age, |range| {
                         self.mmu.test_age(range).young
@@ -124,6 +128,7 @@ impl Stage<'_> {
         Ok(Part {
             test_age,
             age,
+            deferred_peak,
             disturbance,
         })
     }
@@ -175,6 +180,7 @@ impl Stage<'_> {
         Ok(Part {
             test_age: Verdicts::default(),
             age: Verdicts::default(),
+            deferred_peak: 0,
             disturbance,
         })
     }

@@ -1,0 +1,181 @@
+//! What verdicts rest on, and how rules look it up.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Observed,
+    proportion::Counts,
+    schema::{BenchRecord, CensusRecord, Op, Params, Record, VerdictNumber},
+};
+
+/// Tests that were run for the verdicts, by name.
+#[derive(Debug, Default)]
+pub struct Checks(BTreeMap<String, bool>);
+
+impl Checks {
+    /// Notes how a test ended.
+    pub fn add(&mut self, name: impl Into<String>, passed: bool) {
+        self.0.insert(name.into(), passed);
+    }
+
+    /// Whether the test passed; `None` if it was not run.
+    fn passed(&self, name: &str) -> Option<bool> {
+        self.0.get(name).copied()
+    }
+}
+
+/// Records to judge by: a benchmark's, a profile's, and tests.
+pub struct Evidence<'a> {
+    bench: &'a [Record],
+    profile: &'a [Record],
+    checks: &'a Checks,
+}
+
+/// How all tests of a claim ended.
+pub(super) enum Tests {
+    Passed,
+    Failed(&'static str),
+    NotRun(&'static str),
+}
+
+impl<'a> Evidence<'a> {
+    /// Evidence from a benchmark's records, a profile's and tests; any may be empty.
+    pub fn new(bench: &'a [Record], profile: &'a [Record], checks: &'a Checks) -> Self {
+        Self {
+            bench,
+            profile,
+            checks,
+        }
+    }
+
+    /// All cells of one workload, scheme, operation and metric.
+    pub(super) fn cells(
+        &self,
+        (workload, scheme, op, metric): Key<'a>,
+    ) -> impl Iterator<Item = &'a BenchRecord> {
+        self.bench.iter().filter_map(move |record| match record {
+            Record::Bench(cell)
+                if cell.workload == workload
+                    && cell.scheme == scheme
+                    && cell.op == op
+                    && cell.metric == metric =>
+            {
+                Some(&**cell)
+            }
+            _ => None,
+        })
+    }
+
+    /// The first of the cells whose parameters are these.
+    pub(super) fn cell(
+        &self,
+        key: Key<'a>,
+        fits: impl Fn(&Params) -> bool,
+    ) -> Option<&'a BenchRecord> {
+        self.cells(key).find(|cell| fits(&cell.params))
+    }
+
+    /// Events of all the cells whose parameters are these.
+    pub(super) fn counts(&self, key: Key<'a>, fits: impl Fn(&Params) -> bool) -> Option<Counts> {
+        let mut sum = None;
+        let fitting = self.cells(key).filter(|cell| fits(&cell.params));
+        for counts in fitting.filter_map(|cell| cell.counts) {
+            sum.get_or_insert_with(Counts::default).add(counts);
+        }
+        sum
+    }
+
+    /// The census records of 4 KiB rmaps.
+    pub(super) fn censuses(&self) -> impl Iterator<Item = &'a CensusRecord> {
+        self.profile.iter().filter_map(|record| match record {
+            Record::Census(census) if census.level == 1 => Some(census),
+            _ => None,
+        })
+    }
+
+    /// Whether the profile is of a guest that was made for the recording.
+    pub(super) fn is_test_guest(&self) -> bool {
+        let made = |record: &Record| matches!(record, Record::Run(run) if run.guest.is_some());
+        self.profile.iter().any(made)
+    }
+
+    /// How these tests ended, the worst first.
+    pub(super) fn tests(&self, names: &[&'static str]) -> Tests {
+        let of = |wanted| {
+            let mut names = names.iter();
+            names.find(move |name| self.checks.passed(name) == wanted)
+        };
+        match (of(Some(false)), of(None)) {
+            (Some(name), _) => Tests::Failed(name),
+            (_, Some(name)) => Tests::NotRun(name),
+            _ => Tests::Passed,
+        }
+    }
+}
+
+/// Workload, scheme, operation, metric.
+pub(super) type Key<'a> = (&'a str, &'a str, Op, &'a str);
+
+/// A measured median as a figure of a verdict.
+pub(super) fn median(name: impl Into<String>, unit: &str, cell: &BenchRecord) -> VerdictNumber {
+    let summary = cell.summary.value();
+    VerdictNumber {
+        name: name.into(),
+        unit: unit.to_owned(),
+        value: match summary {
+            Some(summary) => Observed::Value(summary.median),
+            None => Observed::missing("no round gave a value"),
+        },
+        ci95: summary.and_then(|s| s.ci95_low.zip(s.ci95_high)),
+    }
+}
+
+/// How many times the first median is the second. The interval takes both medians'
+/// intervals at their worst, so it is wider than need be.
+pub(super) fn ratio(
+    name: impl Into<String>,
+    over: &BenchRecord,
+    under: &BenchRecord,
+) -> Option<VerdictNumber> {
+    let (over, under) = (over.summary.value()?, under.summary.value()?);
+    if under.median <= 0.0 {
+        return None;
+    }
+    let interval = |s: &crate::schema::Summary| s.ci95_low.zip(s.ci95_high);
+    let ci95 = interval(over)
+        .zip(interval(under))
+        .filter(|(_, under)| under.0 > 0.0)
+        .map(|(over, under)| (over.0 / under.1, over.1 / under.0));
+    Some(VerdictNumber {
+        name: name.into(),
+        unit: String::new(),
+        value: Observed::Value(over.median / under.median),
+        ci95,
+    })
+}
+
+/// Events per million.
+pub(super) fn per_million(name: impl Into<String>, counts: Counts) -> VerdictNumber {
+    const PER: f64 = 1e6;
+    VerdictNumber {
+        name: format!("{} ({} of {})", name.into(), counts.hits, counts.trials),
+        unit: "per million".to_owned(),
+        value: counts.share().map_or_else(
+            || Observed::missing("nothing was looked at"),
+            |share| Observed::Value(share * PER),
+        ),
+        ci95: counts
+            .share_ci95()
+            .map(|(low, high)| (low * PER, high * PER)),
+    }
+}
+
+/// The figure's value, if it has one.
+pub(super) fn value(number: &VerdictNumber) -> Option<f64> {
+    number.value.value().copied()
+}
+
+/// The lowest and highest the figure can be taken to be.
+pub(super) fn bounds(number: &VerdictNumber) -> Option<(f64, f64)> {
+    number.ci95.or_else(|| value(number).map(|v| (v, v)))
+}
