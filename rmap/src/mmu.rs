@@ -119,7 +119,7 @@ pub trait Mmu: Send + Sync {
     fn test_age(&self, range: GfnRange) -> Aging;
 
     /// [`age`](Self::age) by what can be asked without ever waiting for mmu_lock (the
-    /// v5 series' fast-only notifier; periodic aging and [lookaround](crate::lookaround)
+    /// v5 series' fast-only notifier; periodic aging and [lookaround](fn@crate::lookaround)
     /// can live with it). What cannot be asked that way counts as old, and `fast` is
     /// false only if nothing can.
     /// The same as `age` where that never waits for mmu_lock.

@@ -2,7 +2,7 @@
 //! elsewhere.
 //!
 //! Invariant: whatever comes from a result file reaches the page through
-//! [`html::escaped`] or as the text of an SVG element, never as markup; and the
+//! `html::escaped` or as the text of an SVG element, never as markup; and the
 //! page's content security policy allows no script but its own, by its hash.
 //!
 //! A figure whose data are absent says so in its place.

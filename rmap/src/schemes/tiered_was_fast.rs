@@ -7,7 +7,7 @@
 //! all of them, with mmu_lock held for write. [`Aging::fast`] is the series'
 //! WAS_FAST: the answer came from the first two.
 //!
-//! [Lookaround](crate::lookaround) is done where a page was young and the answer
+//! [Lookaround](fn@crate::lookaround) is done where a page was young and the answer
 //! fast, and asks about its neighbours with
 //! [`age_fast_only`](crate::Mmu::age_fast_only), the series' fast-only notifier.
 //!
