@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_rmap_is_never_locked() {
+    fn i_bit_an_empty_rmap_is_never_locked() {
         let head = RmapHead::new();
         assert!(head.lock().is_empty());
         assert!(!head.load().is_locked());
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn locking_returns_the_word_and_unlocking_restores_it() {
+    fn i_bit_locking_returns_the_word_and_unlocking_restores_it() {
         let spte = Spte::new();
         let word = HeadWord::one(NonNull::from(&spte));
         let head = RmapHead::new();

@@ -388,7 +388,7 @@ mod tests {
     const BOTH: [AccessedBits; 2] = [AccessedBits::AD, AccessedBits::AccessTracking];
 
     #[test]
-    fn aging_keeps_everything_but_young() {
+    fn i_young_aging_keeps_everything_but_young() {
         for accessed in BOTH {
             for access in [Access::Read, Access::Write] {
                 let young = SpteWord::young(Gfn(0x1234), access, accessed);
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn clear_young_reports_young_once() {
+    fn i_young_clearing_reports_young_once() {
         for accessed in BOTH {
             let spte = Spte::new();
             spte.install(SpteWord::young(Gfn(3), Access::Write, accessed));

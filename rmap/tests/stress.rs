@@ -223,7 +223,7 @@ fn stress(scheme: &SchemeInfo, accessed: AccessedBits) {
 }
 
 #[test]
-fn i_chain_and_i_bit_survive_agers_beside_vcpus() {
+fn i_chain_i_bit_and_i_life_survive_agers_beside_vcpus() {
     let without = std::env::var(WITHOUT).unwrap_or_default();
     let left_out = |scheme: &&SchemeInfo| without.split(',').any(|name| name == scheme.name);
     for scheme in rmap::schemes().iter().filter(|scheme| !left_out(scheme)) {

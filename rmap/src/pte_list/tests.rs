@@ -165,7 +165,7 @@ proptest! {
 }
 
 #[test]
-fn an_empty_cache_is_an_error_and_leaves_the_chain_alone() {
+fn i_chain_an_empty_cache_is_an_error_and_leaves_the_chain_alone() {
     for len in [1, PTE_LIST_EXT] {
         let mut rig = Rig::with(len);
         while let Some(desc) = rig.cache.take() {
@@ -225,7 +225,7 @@ fn assert_corrupt<T: std::fmt::Debug>(result: &Result<T, PteListError>) {
 }
 
 #[test]
-fn a_count_that_cannot_be_is_a_corrupt_chain_to_everybody() {
+fn i_chain_a_count_that_cannot_be_is_a_corrupt_chain_to_everybody() {
     for count in [0, EXT + 1, u32::MAX] {
         with_corruption(
             |desc| desc.spte_count.store(count, Relaxed),
@@ -240,7 +240,7 @@ fn a_count_that_cannot_be_is_a_corrupt_chain_to_everybody() {
 }
 
 #[test]
-fn a_null_entry_is_a_corrupt_chain_to_mutators() {
+fn i_chain_a_null_entry_is_a_corrupt_chain_to_mutators() {
     with_corruption(
         |desc| desc.sptes[0].store(std::ptr::null_mut(), Relaxed),
         |rig| {
@@ -252,7 +252,7 @@ fn a_null_entry_is_a_corrupt_chain_to_mutators() {
 }
 
 #[test]
-fn a_wrong_tail_count_is_a_corrupt_chain() {
+fn i_chain_a_wrong_tail_count_is_a_corrupt_chain() {
     for tail in [0, 13, 15, u32::MAX] {
         with_corruption(
             |desc| desc.tail_count.store(tail, Relaxed),

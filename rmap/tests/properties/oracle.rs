@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rmap::{Gfn, GfnRange, Level, Mapping, MmuConfig, RmapError, SchemeInfo};
 
+use crate::aging::Sight;
+
 /// The slot of what is in no slot: the SPTEs of the TDP MMU.
 const TDP: usize = usize::MAX;
 
 /// Slot, level, index of the page at that level, alias.
-type Key = (usize, Level, u64, u32);
+pub(crate) type Key = (usize, Level, u64, u32);
 
 /// Slot, level, index of the page at that level.
 type Rmap = (usize, Level, u64);
@@ -40,10 +42,8 @@ pub(crate) struct Oracle {
     with_descriptor: BTreeSet<Rmap>,
     /// Aliases below this are the TDP MMU's.
     tdp_aliases: u32,
-    /// Whether aging looks into rmaps with a descriptor.
-    ages_chains: bool,
-    /// Whether it does so only if nothing else was young.
-    stops_when_fast: bool,
+    /// What aging can see under the scheme.
+    sight: Sight,
 }
 
 impl Oracle {
@@ -58,8 +58,7 @@ impl Oracle {
             mapped: BTreeMap::new(),
             with_descriptor: BTreeSet::new(),
             tdp_aliases: scheme.tdp_aliases(),
-            ages_chains: scheme.exact,
-            stops_when_fast: scheme.stops_when_fast,
+            sight: Sight::of(scheme),
         }
     }
 
@@ -213,14 +212,15 @@ impl Oracle {
         self.mapped.range(of(0)..=of(u32::MAX)).count() as u32
     }
 
-    /// SPTEs that map the mapping's page at its level.
-    pub(crate) fn chain_len(&self, mapping: Mapping) -> u32 {
+    /// SPTEs that map the mapping's page at its level; none outside the slots.
+    pub(crate) fn chain_len(&self, mapping: Mapping) -> Option<u32> {
+        self.slot(mapping.gfn)?;
         let tdp = self.key(Mapping {
             alias: 0,
             ..mapping
         });
         let tdp = tdp.is_some_and(|key| key.0 == TDP && self.mapped.contains_key(&key));
-        self.rmap_len(mapping) + u32::from(tdp)
+        Some(self.rmap_len(mapping) + u32::from(tdp))
     }
 
     pub(crate) fn touch(&mut self, mapping: Mapping) -> bool {
@@ -238,7 +238,7 @@ impl Oracle {
         })
     }
 
-    fn keys(&self, range: GfnRange) -> Vec<Key> {
+    pub(crate) fn keys(&self, range: GfnRange) -> Vec<Key> {
         let keys = self.mapped.keys();
         keys.filter(|key| self.overlaps(key, range))
             .copied()
@@ -254,49 +254,50 @@ impl Oracle {
         keys.len() as u64
     }
 
-    /// What of the range is reached without looking into rmaps with a descriptor.
-    fn quick_keys(&self, range: GfnRange) -> Vec<Key> {
-        let mut keys = self.keys(range);
-        keys.retain(|key| !self.with_descriptor.contains(&rmap(key)));
-        keys
+    /// Zaps the 4 KiB SPTEs whose 2 MiB page lies inside one slot and the range.
+    pub(crate) fn zap_collapsible(&mut self, range: GfnRange) -> u64 {
+        let huge = Level::Size2M.npages();
+        let parts = self.slots.iter().map(|slot| slot.intersection(&range));
+        let parts: Vec<_> = parts.collect();
+        let is_zapped = |key: &Key| {
+            let page = GfnRange::pages(Gfn(key.2 / huge * huge), huge);
+            let mut parts = parts.iter().enumerate();
+            key.1 == Level::Size4K
+                && parts.any(|(slot, part)| {
+                    part.and_then(|part| part.intersection(&page)) == Some(page)
+                        && (key.0 == slot || key.0 == TDP)
+                })
+        };
+        let before = self.mapped.len();
+        self.mapped.retain(|key, _| !is_zapped(key));
+        self.drop_descriptors();
+        (before - self.mapped.len()) as u64
     }
 
-    /// What aging reaches of the range.
-    fn aged_keys(&self, range: GfnRange) -> Vec<Key> {
-        let quick = self.quick_keys(range);
-        let enough = self.stops_when_fast && self.any_young(&quick);
-        if enough || !self.ages_chains {
-            return quick;
-        }
-        self.keys(range)
+    /// Whether the page's rmap has a descriptor.
+    pub(crate) fn is_chain(&self, key: &Key) -> bool {
+        self.with_descriptor.contains(&rmap(key))
     }
 
-    fn any_young(&self, keys: &[Key]) -> bool {
+    /// Whether any SPTE is the shadow MMU's.
+    pub(crate) fn has_shadow(&self) -> bool {
+        self.mapped.keys().any(|key| key.0 != TDP)
+    }
+
+    pub(crate) fn sight(&self) -> Sight {
+        self.sight
+    }
+
+    pub(crate) fn any_young(&self, keys: &[Key]) -> bool {
         keys.iter().any(|key| self.mapped[key].young)
     }
 
-    /// What test-age answers.
-    pub(crate) fn test_age(&self, range: GfnRange) -> bool {
-        self.any_young(&self.aged_keys(range))
-    }
-
-    /// What the last look before an eviction answers: the truth.
-    pub(crate) fn age_before_eviction(&mut self, range: GfnRange) -> bool {
-        let honest = std::mem::replace(&mut self.ages_chains, true);
-        let young = self.age(range);
-        self.ages_chains = honest;
-        young
-    }
-
-    /// What age answers; the SPTEs it reaches are old afterwards, the others stay.
-    pub(crate) fn age(&mut self, range: GfnRange) -> bool {
-        let young = self.test_age(range);
-        for key in self.aged_keys(range) {
+    pub(crate) fn make_old(&mut self, keys: &[Key]) {
+        for key in keys {
             self.mapped
-                .entry(key)
+                .entry(*key)
                 .and_modify(|state| state.young = false);
         }
-        young
     }
 
     pub(crate) fn set_young(&mut self, range: GfnRange, young: bool) {

@@ -1,0 +1,99 @@
+//! Cases chosen by hand: what a configuration may not say, and the edges of collapsing.
+
+use rmap::{Access, Gfn, GfnRange, Level, Mapping, MemslotConfig, MmuConfig, RmapError, Vcpu};
+
+use crate::pair::ALIASES;
+
+#[test]
+fn contradictory_configurations_are_errors() {
+    let slot = |base: u64, npages| MemslotConfig {
+        base_gfn: Gfn(base),
+        npages,
+    };
+    let with = |memslots: &[MemslotConfig], aliases| MmuConfig {
+        memslots: memslots.to_vec(),
+        aliases,
+        ..MmuConfig::new(Gfn(0), 1, 1)
+    };
+    for scheme in rmap::schemes() {
+        let error = |config: &MmuConfig| (scheme.build)(config).err();
+        assert_eq!(error(&with(&[slot(0, 1)], 0)), Some(RmapError::NoAliases));
+        assert_eq!(
+            error(&with(&[slot(0, 1)], 4097)),
+            Some(RmapError::NoAliases)
+        );
+        assert_eq!(
+            error(&with(&[slot(9, 0)], 1)),
+            Some(RmapError::BadMemslot(Gfn(9)))
+        );
+        assert_eq!(
+            error(&with(&[slot(9, 1 << 40)], 1)),
+            Some(RmapError::BadMemslot(Gfn(9)))
+        );
+        let overlap = with(&[slot(4, 4), slot(0, 5)], 1);
+        assert_eq!(
+            error(&overlap),
+            Some(RmapError::OverlappingMemslots(Gfn(4)))
+        );
+        assert!(error(&with(&[slot(4, 4), slot(0, 4)], 1)).is_none());
+    }
+}
+
+#[test]
+fn i_chain_only_whole_huge_pages_inside_the_slot_are_collapsible() {
+    for scheme in rmap::schemes() {
+        let mmu = (scheme.build)(&MmuConfig::new(Gfn(500), 1600, ALIASES)).expect("valid");
+        let mut vcpu = Vcpu::new();
+        let pages = [
+            (511, 3),
+            (512, 30),
+            (900, 1),
+            (1023, 15),
+            (1024, 2),
+            (2060, 1),
+        ];
+        for (gfn, n) in pages {
+            for alias in 0..scheme.aliases(n) {
+                let mapping = Mapping::new(Gfn(gfn), Level::Size4K, alias);
+                assert!(mmu.fault(&mut vcpu, mapping, Access::Read).is_ok());
+            }
+        }
+        let huge = Mapping::new(Gfn(1536), Level::Size2M, 0);
+        assert!(mmu.fault(&mut vcpu, huge, Access::Read).is_ok());
+        let partly = GfnRange::new(Gfn(500), Gfn(1023));
+        assert_eq!(
+            mmu.zap_collapsible(&mut vcpu, partly),
+            Ok(0),
+            "{}",
+            scheme.name
+        );
+        let whole = GfnRange::pages(Gfn(0), u64::MAX);
+        let inside = pages.iter().filter(|(gfn, _)| (512..2048).contains(gfn));
+        let collapsible = inside.map(|&(_, n)| u64::from(scheme.aliases(n))).sum();
+        assert_eq!(
+            mmu.zap_collapsible(&mut vcpu, whole),
+            Ok(collapsible),
+            "{}",
+            scheme.name
+        );
+        for (gfn, n) in pages {
+            let left = match gfn {
+                512..2048 => 0,
+                _ => scheme.aliases(n),
+            };
+            assert_eq!(
+                mmu.chain_len(Gfn(gfn), Level::Size4K),
+                Ok(left),
+                "{}",
+                scheme.name
+            );
+        }
+        assert_eq!(
+            mmu.chain_len(Gfn(1536), Level::Size2M),
+            Ok(1),
+            "{}",
+            scheme.name
+        );
+        assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
+    }
+}
