@@ -11,6 +11,8 @@
 
 pub(crate) mod age;
 mod pages;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;
 mod under_lock;
 
 use std::{marker::PhantomData, ptr::NonNull};

@@ -18,6 +18,8 @@
 mod fault;
 mod pages;
 mod table;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;
 mod tree;
 mod verify;
 

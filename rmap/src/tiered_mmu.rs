@@ -227,3 +227,27 @@ impl<T: Tiers> Mmu for TieredMmu<T> {
         self.tdp.verify(self.shadow.context())
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::schemes::tiered::Tiered;
+
+    #[test]
+    fn i_young_verify_finds_a_wrong_count_of_shadow_sptes() {
+        let config = MmuConfig::new(Gfn(0), 4, 4);
+        let mmu = TieredMmu::<Tiered>::new(&config).expect("the configuration is valid");
+        let mapping = Mapping::new(Gfn(1), Level::Size4K, 2);
+        let fault = mmu.fault(&mut Vcpu::new(), mapping, Access::Read);
+        assert!(fault.is_ok(), "{fault:?}");
+        assert_eq!(mmu.verify(), Ok(()));
+        mmu.discount(1);
+        assert_eq!(
+            mmu.verify(),
+            Err(Violation::MiscountedShadow {
+                counted: 0,
+                present: 1,
+            })
+        );
+    }
+}

@@ -20,14 +20,14 @@ use rmap::{AccessedBits, LockKind};
 
 /// Sequences for each scheme and kind of Accessed bit, unless `PROPTEST_CASES` says
 /// otherwise.
-const CASES: u32 = if cfg!(debug_assertions) { 24 } else { 128 };
+const CASES: u32 = if cfg!(debug_assertions) { 20 } else { 128 };
 
 /// The longest sequence; the interpreter is a thousand times slower.
 const OPS: usize = if cfg!(miri) { 16 } else { 80 };
 
 /// The share of MMUs with a slot large enough for a huge page, which take ten times as
 /// long to verify after each operation.
-const WIDE: f64 = 0.125;
+const WIDE: f64 = 0.25;
 
 fn config() -> Config {
     let given = Config::default();

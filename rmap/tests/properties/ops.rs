@@ -68,7 +68,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         4 => range().prop_map(Op::TestAge),
         4 => mapping().prop_map(Op::Touch),
         2 => range().prop_map(Op::WriteProtect),
-        2 => collapsible().prop_map(Op::ZapCollapsible),
+        4 => collapsible().prop_map(Op::ZapCollapsible),
         1 => (range(), any::<bool>(), any::<u64>())
             .prop_map(|(range, young, seed)| Op::SetYoungShare(range, young, seed)),
         2 => mapping().prop_map(Op::ChainLen),
