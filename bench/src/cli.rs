@@ -163,6 +163,10 @@ fn list() -> Result<ExitCode> {
     for subject in subject::subjects() {
         text.push_str(&format!("  {:<20} {}\n", subject.name, subject.summary));
     }
+    text.push_str(&format!(
+        "  {:<20} a cache line handed from one CPU to another (agers)\n",
+        subject::TRANSFER
+    ));
     print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -301,13 +305,13 @@ impl RunArgs {
     /// The schemes named, or all that keep their promises: a negative control
     /// is measured only when it is named.
     fn schemes(&self) -> Result<Vec<String>, PlanError> {
-        let known: Vec<_> = subject::subjects().map(|s| s.name).collect();
+        let known: Vec<_> = subject::names().collect();
         let named =
             plan::select(&self.schemes, &known).map_err(|name| PlanError::UnknownScheme {
                 name,
                 known: known.join(", "),
             })?;
-        let sound = |name: &&str| subject::subject(name).is_some_and(|s| s.sound);
+        let sound = |name: &&str| subject::subject(name).is_none_or(|s| s.sound);
         let kept = named
             .into_iter()
             .filter(|name| !self.schemes.is_empty() || sound(name));

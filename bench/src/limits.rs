@@ -40,6 +40,18 @@ pub trait Around: Send + Sync + 'static {
         word: &AtomicPtr<()>,
         walk: impl FnOnce(*mut ()) -> ControlFlow<()>,
     ) -> ControlFlow<()>;
+
+    /// Goes over the words of a range. `_mutators` is what mutators hold.
+    #[inline(always)]
+    fn walk_range(
+        words: &[AtomicPtr<()>],
+        _mutators: &Mutex<DescCache>,
+        mut walk: impl FnMut(*mut ()) -> ControlFlow<()>,
+    ) {
+        let _over = words
+            .iter()
+            .try_for_each(|word| Self::visit(word, &mut walk));
+    }
 }
 
 /// Nothing: head, SPTE; head, descriptor, SPTEs.
@@ -76,6 +88,52 @@ impl Around for Cmpxchg {
         word.store(seen, Release);
         over
     }
+}
+
+/// All words of a range read as fast as the machine reads memory, none followed:
+/// whatever is mapped, no page is found young.
+#[derive(Debug)]
+pub enum Stream {}
+
+impl Around for Stream {
+    #[inline(always)]
+    fn visit(word: &AtomicPtr<()>, _: impl FnOnce(*mut ()) -> ControlFlow<()>) -> ControlFlow<()> {
+        std::hint::black_box(word.load(Relaxed));
+        ControlFlow::Continue(())
+    }
+
+    fn walk_range(
+        words: &[AtomicPtr<()>],
+        mutators: &Mutex<DescCache>,
+        _: impl FnMut(*mut ()) -> ControlFlow<()>,
+    ) {
+        let _held = mutators.lock();
+        // SAFETY: an AtomicPtr is as large and aligned as a usize, and nobody stores
+        // to the words without the mutex held here.
+        let words = unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) };
+        std::hint::black_box(read_all(words));
+    }
+}
+
+/// Reads all words with the widest loads there are.
+fn read_all(words: &[usize]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") {
+        /// [`read_in_order`] in loads of 32 bytes.
+        #[target_feature(enable = "avx2")]
+        fn read_wide(words: &[usize]) -> usize {
+            read_in_order(words)
+        }
+        // SAFETY: the CPU has AVX2.
+        return unsafe { read_wide(words) };
+    }
+    read_in_order(words)
+}
+
+/// A loop that compilers turn into vector loads.
+#[inline(always)]
+fn read_in_order(words: &[usize]) -> usize {
+    words.iter().fold(0, |all, word| all | word)
 }
 
 /// One flat array of words with shadow pages behind it.
@@ -121,11 +179,9 @@ impl<A: Around> LimitMmu<A> {
 
     #[inline(always)]
     fn walk(&self, range: GfnRange, mut visit: impl FnMut(&Spte) -> ControlFlow<()>) {
-        let _over = self.words(range).iter().try_for_each(|word| {
+        A::walk_range(self.words(range), &self.cache, |word| {
             // SAFETY: I-life: descriptors and shadow pages live as long as the limit.
-            A::visit(word, |word| unsafe {
-                pte_list::walk(decode(word), &mut visit)
-            })
+            unsafe { pte_list::walk(decode(word), &mut visit) }
         });
     }
 }

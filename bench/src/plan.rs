@@ -191,7 +191,9 @@ impl Plan {
     /// The schemes under which a page can be mapped this often.
     #[must_use]
     pub fn schemes_with(&self, chain_len: u32) -> Vec<String> {
-        subject::keep(&self.schemes, |s| chain_len <= s.max_aliases)
+        subject::keep(&self.schemes, |s| {
+            chain_len <= s.max_aliases && !s.reads_heads_only
+        })
     }
 
     /// Of those, the ones that bear mutators, beside agers too.

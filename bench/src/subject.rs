@@ -6,7 +6,7 @@
 
 use rmap::{Mmu, MmuConfig, RmapError, SchemeInfo};
 
-use crate::limits::{Cmpxchg, LimitMmu, Loads};
+use crate::limits::{Cmpxchg, LimitMmu, Loads, Stream};
 use crate::peers::{DashIndex, PapayaIndex, PeerMmu, RwLockIndex, SccIndex};
 
 /// Why a subject is in the table.
@@ -39,6 +39,9 @@ pub struct Subject {
     pub quick_to_fill: bool,
     /// It maps huge pages.
     pub huge_pages: bool,
+    /// It reads heads and follows none: a row only where whole slots are aged whose
+    /// pages are old or not mapped.
+    pub reads_heads_only: bool,
     build: fn(&MmuConfig) -> Result<Box<dyn Mmu>, RmapError>,
 }
 
@@ -61,6 +64,7 @@ impl Subject {
             max_aliases: info.max_aliases(),
             quick_to_fill: true,
             huge_pages: true,
+            reads_heads_only: false,
             build: info.build,
         }
     }
@@ -79,6 +83,7 @@ impl Subject {
             max_aliases: rmap::config::MAX_ALIASES,
             quick_to_fill: false,
             huge_pages: true,
+            reads_heads_only: false,
             build,
         }
     }
@@ -121,7 +126,7 @@ static PEERS: [Subject; 4] = [
     ),
 ];
 
-static LIMITS: [Subject; 2] = [
+static LIMITS: [Subject; 3] = [
     Subject::limit(
         "limit-loads",
         "the dependent loads of the walk and no synchronisation",
@@ -132,12 +137,29 @@ static LIMITS: [Subject; 2] = [
         "an uncontended lock cmpxchg and a release store around the loads",
         LimitMmu::<Cmpxchg>::boxed,
     ),
+    Subject {
+        reads_heads_only: true,
+        ..Subject::limit(
+            "limit-stream",
+            "the heads of a whole slot read with wide loads, none followed",
+            LimitMmu::<Stream>::boxed,
+        )
+    },
 ];
 
 /// Everything that can be measured, in the order in which tables show it.
 pub fn subjects() -> impl Iterator<Item = Subject> {
     let schemes = rmap::schemes().iter().map(Subject::scheme);
     schemes.chain(PEERS).chain(LIMITS)
+}
+
+/// The time a cache line takes from one CPU to another: a row of `agers` without an
+/// MMU behind it.
+pub const TRANSFER: &str = "limit-transfer";
+
+/// Names of all rows, subjects or not.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    subjects().map(|s| s.name).chain([TRANSFER])
 }
 
 /// The subject of that name.

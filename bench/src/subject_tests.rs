@@ -18,7 +18,7 @@ fn small(gfn: u64, alias: u32) -> Mapping {
 
 #[test]
 fn i_young_aging_finds_exactly_the_pages_that_are_young() {
-    for subject in subjects().filter(|s| s.sound) {
+    for subject in subjects().filter(|s| s.sound && !s.reads_heads_only) {
         for aliases in [1, 15].map(|n: u32| n.min(subject.max_aliases)) {
             let mmu = build(&subject, aliases);
             let mut vcpu = Vcpu::new();
@@ -101,7 +101,7 @@ fn what_a_peer_cannot_do_is_a_typed_error() {
 
 #[test]
 fn names_are_unique() {
-    let mut names: Vec<_> = subjects().map(|s| s.name).collect();
+    let mut names: Vec<_> = names().collect();
     let all = names.len();
     names.sort_unstable();
     names.dedup();

@@ -12,6 +12,7 @@ pub mod pages;
 pub mod pass;
 pub mod passes;
 pub mod reuse;
+pub mod transfer;
 pub mod vm;
 pub mod walk;
 pub mod writer;

@@ -5,7 +5,7 @@
 //! throughput is set against that of one ager, measured just before in the same
 //! round: `ratio_to_one` is 2 for two agers that do not hinder each other.
 //! `fairness` is the slowest ager's share of the fastest one's throughput. All
-//! thread counts together give the scaling curve.
+//! thread counts together give the scaling curve. `limit-transfer` is a row of its own.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,6 +21,7 @@ use crate::plan::{Plan, Scale};
 use crate::team::{self, Member};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::pages::{Pages, Sweep};
+use crate::workloads::transfer::Transfer;
 use crate::workloads::vm::{self, Vm};
 
 /// Longest time one cell is measured in one round.
@@ -29,6 +30,8 @@ const MOST_PER_ROUND: Duration = Duration::from_millis(60);
 const GFNS: u64 = 4096;
 /// Callbacks between two looks at the clock.
 const BATCH: u64 = 64;
+/// The family of `limit-transfer`; the others are numbered by chain length.
+const TRANSFER_FAMILY: u32 = u32::MAX;
 
 fn chains(scale: Scale) -> &'static [u32] {
     match scale {
@@ -101,7 +104,10 @@ impl Workload for Agers {
             }
         }
         let slice = plan.slice(cells.len(), MOST_PER_ROUND);
-        Ok(cells.into_iter().map(|cell| cell.finish(slice)).collect())
+        let transfer = Transfer::asked_for(plan)?;
+        let limit = transfer.map(|transfer| transfer.finish(TRANSFER_FAMILY, slice));
+        let cells = cells.into_iter().map(|cell| cell.finish(slice));
+        Ok(cells.chain(limit).collect())
     }
 }
 

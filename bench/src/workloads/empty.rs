@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::disturb::ThreadWatch;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
+use crate::subject;
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::vm::{self, Vm};
 
@@ -75,11 +76,12 @@ impl Workload for Empty {
     }
 
     fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
+        let subjects = subject::keep(&plan.schemes, |_| true);
         let mut cells = Vec::new();
         for grid in grids(plan) {
             for &empty_share in grid.empty_shares {
                 let family = cells.len() as u32;
-                for scheme in &plan.schemes {
+                for scheme in &subjects {
                     cells.push((family, EmptyCell::new(plan, scheme, &grid, empty_share)));
                 }
             }
@@ -224,7 +226,7 @@ mod tests {
     #[test]
     fn whole_slots_are_aged_under_every_scheme() {
         let mut plan = plan();
-        plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
+        plan.schemes = subject::subjects().map(|s| s.name.to_owned()).collect();
         plan.budget = Duration::from_millis(1);
         let mut tools = Tools {
             counters: CounterSet::open(),
