@@ -11,8 +11,9 @@
 //! the state of the pages itself before it measures.
 
 use anyhow::Result;
+use rmap::Level;
 
-use crate::workloads::vm::Vm;
+use crate::workloads::vm::{self, Vm};
 
 /// Segments of one area of a cold ground.
 pub const SEGMENTS: u64 = 32;
@@ -28,6 +29,8 @@ pub struct Ground {
     pub gfns_per_cell: u64,
     /// Pages of one callback, a power of two.
     pub range_pages: u64,
+    /// Level of the mappings; their size divides the ground.
+    pub level: Level,
     areas: u64,
     vm: Option<Vm>,
     /// First pages of the ranges of the segment entered last.
@@ -50,9 +53,27 @@ impl Ground {
             chain_len,
             gfns_per_cell,
             range_pages,
+            level: Level::Size4K,
             areas: areas as u64,
             vm: None,
             starts: Vec::new(),
+        }
+    }
+
+    /// The same with pages of this level.
+    #[must_use]
+    pub fn at(self, level: Level) -> Self {
+        Self { level, ..self }
+    }
+
+    /// Bytes that a walk over one cell's pages may read: heads, descriptors, SPTEs.
+    #[must_use]
+    pub fn walked_bytes_per_cell(&self) -> u64 {
+        let chains = self.gfns_per_cell / self.level.npages();
+        let chains_bytes = chains * vm::walked_bytes_per_gfn(self.chain_len);
+        match self.level {
+            Level::Size4K => chains_bytes,
+            _ => chains_bytes + self.gfns_per_cell * vm::walked_bytes_per_gfn(0),
         }
     }
 
@@ -74,7 +95,8 @@ impl Ground {
     /// When the model refuses a mapping.
     pub fn build(&mut self) -> Result<()> {
         if self.vm.is_none() {
-            self.vm = Some(Vm::build(&self.scheme, self.gfns(), self.chain_len)?);
+            let (scheme, gfns) = (&self.scheme, self.gfns());
+            self.vm = Some(Vm::build_at(self.level, scheme, gfns, self.chain_len)?);
         }
         Ok(())
     }

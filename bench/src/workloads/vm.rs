@@ -35,13 +35,13 @@ pub fn resident_bytes(gfns: u64, chain_len: u32) -> u64 {
     gfns * walked + columns * gfns.div_ceil(SHADOW_PAGE.1) * SHADOW_PAGE.0
 }
 
-/// A VM under one scheme, all of its pages mapped `chain_len` times at 4 KiB.
+/// A VM under one scheme, all of its pages mapped equally often unless said otherwise.
 pub struct Vm {
     mmu: Box<dyn Mmu>,
 }
 
 impl Vm {
-    /// Maps all pages; every SPTE is young afterwards.
+    /// Maps all pages `chain_len` times at 4 KiB; every SPTE is young afterwards.
     ///
     /// # Errors
     /// When there is no such scheme, or the model refuses a mapping.
@@ -59,15 +59,36 @@ impl Vm {
         longest: u32,
         chain_len: impl Fn(u64) -> u32,
     ) -> Result<Self> {
-        let subject =
-            subject::subject(scheme).with_context(|| format!("there is no scheme '{scheme}'"))?;
-        let mmu = subject.build(&MmuConfig::new(Gfn(0), gfns, longest.max(1)))?;
+        let vm = Self::unmapped(scheme, gfns, longest)?;
         let mut vcpu = Vcpu::new();
         for alias in 0..longest {
             for gfn in (0..gfns).filter(|&gfn| alias < chain_len(gfn)) {
-                mmu.fault(&mut vcpu, mapping(gfn, alias), Access::Read)?;
+                vm.mmu.fault(&mut vcpu, mapping(gfn, alias), Access::Read)?;
             }
         }
+        Ok(vm)
+    }
+
+    /// [`build`](Self::build) with pages of this level, which divide `gfns`.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    pub fn build_at(level: Level, scheme: &str, gfns: u64, chain_len: u32) -> Result<Self> {
+        let vm = Self::unmapped(scheme, gfns, chain_len)?;
+        let mut vcpu = Vcpu::new();
+        for alias in 0..chain_len {
+            for gfn in (0..gfns).step_by(level.npages() as usize) {
+                let page = Mapping::new(Gfn(gfn), level, alias);
+                vm.mmu.fault(&mut vcpu, page, Access::Read)?;
+            }
+        }
+        Ok(vm)
+    }
+
+    fn unmapped(scheme: &str, gfns: u64, longest: u32) -> Result<Self> {
+        let subject =
+            subject::subject(scheme).with_context(|| format!("there is no scheme '{scheme}'"))?;
+        let mmu = subject.build(&MmuConfig::new(Gfn(0), gfns, longest.max(1)))?;
         Ok(Self { mmu })
     }
 
@@ -131,6 +152,21 @@ mod tests {
                     assert_eq!(len, chain_len, "{}", scheme.name);
                 }
                 vm.mmu().verify().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn pages_of_every_level_get_the_chain_asked_for() {
+        for level in Level::ALL {
+            let gfns = 2 * level.npages();
+            let vm = Vm::build_at(level, "bitlock", gfns, 3).unwrap();
+            for other in Level::ALL {
+                let expected = if other == level { 3 } else { 0 };
+                for gfn in [0, gfns - 1] {
+                    let len = vm.mmu().chain_len(Gfn(gfn), other).unwrap();
+                    assert_eq!(len, expected, "{level:?} {other:?}");
+                }
             }
         }
     }

@@ -22,11 +22,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use report::schema::{Cache, Op, Params};
+use rmap::Level;
 
 use crate::disturb::ThreadWatch;
 use crate::plan::{Plan, Scale};
-use crate::subject;
-use crate::workload::{Cell, Measure, Measured, Tools, Workload};
+use crate::subject::{self, Kind};
+use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::ground::{Ground, SEGMENTS, Track};
 use crate::workloads::passes::{Passes, Timing};
 use crate::workloads::vm;
@@ -41,6 +42,11 @@ const HOT_GFNS: (u64, u64) = (64, 1024);
 const WHOLE_SLOT: u64 = HOT_GFNS.1;
 /// Chain lengths around the edges of the layout, and up to KVM's limit.
 const ALL_CHAINS: [u32; 14] = [0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000];
+/// Chain lengths of peers in a quick run; they are no part of the comparison with
+/// real callbacks, and slow.
+const QUICK_PEER_CHAINS: [u32; 2] = [1, 16];
+/// Huge pages of a set.
+const HUGE_PAGES: u64 = 2;
 /// Every SPTE young: a running guest.
 const YOUNG: f64 = 1.0;
 /// No SPTE young: a paused guest, or the second pass of an ager.
@@ -53,6 +59,7 @@ struct Grid {
     young_shares: &'static [f64],
     range_pages: u64,
     chains: &'static [u32],
+    level: Level,
     /// Whether subjects are left out that take long to fill a large set.
     only_quick_to_fill: bool,
 }
@@ -74,7 +81,7 @@ const QUICK: [Grid; 7] = [
     Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1]).only_quick_to_fill(),
 ];
 
-const FULL: [Grid; 8] = [
+const FULL: [Grid; 11] = [
     Grid::new(Cache::Hot, &[YOUNG, OLD], 1, &ALL_CHAINS),
     Grid::new(Cache::Hot, &[YOUNG, OLD], 64, &ALL_CHAINS),
     Grid::new(Cache::Hot, &[YOUNG, OLD], 8, &[1, 16]),
@@ -89,6 +96,9 @@ const FULL: [Grid; 8] = [
         &[0, 2, 4, 8, 14, 15, 32, 64, 128, 200, 256],
     )
     .only_quick_to_fill(),
+    Grid::huge(Level::Size2M, 1, &[1, 16]),
+    Grid::huge(Level::Size2M, Level::Size2M.npages(), &[1, 16]),
+    Grid::huge(Level::Size1G, Level::Size1G.npages(), &[1]),
 ];
 
 impl Grid {
@@ -103,7 +113,16 @@ impl Grid {
             young_shares,
             range_pages,
             chains,
+            level: Level::Size4K,
             only_quick_to_fill: false,
+        }
+    }
+
+    /// Old huge pages in a small set: a callback of one 4K page, or of one huge page.
+    const fn huge(level: Level, range_pages: u64, chains: &'static [u32]) -> Self {
+        Self {
+            level,
+            ..Self::new(Cache::Hot, &[OLD], range_pages, chains)
         }
     }
 
@@ -116,8 +135,14 @@ impl Grid {
 
     /// The subjects measured with chains of this length.
     fn subjects(&self, plan: &Plan, chain_len: u32) -> Vec<String> {
+        let whole_empty_slot = chain_len == 0 && self.range_pages == WHOLE_SLOT;
+        let for_peers = plan.scale == Scale::Full || QUICK_PEER_CHAINS.contains(&chain_len);
         subject::keep(&plan.schemes, |s| {
-            chain_len <= s.max_aliases && (s.quick_to_fill || !self.only_quick_to_fill)
+            chain_len <= s.max_aliases
+                && (s.kind != Kind::Peer || for_peers)
+                && (s.quick_to_fill || !self.only_quick_to_fill)
+                && (whole_empty_slot || !s.reads_heads_only)
+                && (s.huge_pages || self.level == Level::Size4K)
         })
     }
 }
@@ -181,7 +206,10 @@ fn add_cells(
     family: u32,
 ) {
     let (cache, range_pages) = (grid.cache, grid.range_pages);
-    let gfns = set_gfns(plan, cache, chain_len, range_pages);
+    let gfns = match grid.level {
+        Level::Size4K => set_gfns(plan, cache, chain_len, range_pages),
+        level => HUGE_PAGES * level.npages(),
+    };
     // A page without SPTEs is neither young nor old.
     let shares = if chain_len == 0 {
         &grid.young_shares[..1]
@@ -193,7 +221,7 @@ fn add_cells(
     } else {
         0
     };
-    let ground = Ground::new(scheme, chain_len, gfns, range_pages, areas);
+    let ground = Ground::new(scheme, chain_len, gfns, range_pages, areas).at(grid.level);
     let ground = Rc::new(RefCell::new(ground));
     for (cell, &young_share) in shares.iter().enumerate() {
         cells.push(WalkCell {
@@ -223,6 +251,15 @@ fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32, range_pages: u64) -> u64 
     }
 }
 
+/// Memory a ground takes. Huge pages leave the tables below them out, and no cell
+/// of theirs is large.
+fn resident_bytes(ground: &Ground) -> u64 {
+    match ground.level {
+        Level::Size4K => vm::resident_bytes(ground.gfns(), ground.chain_len),
+        _ => vm::resident_bytes(ground.gfns(), 0),
+    }
+}
+
 /// One young share of one ground.
 struct WalkCell {
     ground: Rc<RefCell<Ground>>,
@@ -241,17 +278,17 @@ impl WalkCell {
         let params = Params {
             chain_len: Some(chain_len),
             range_pages: Some(ground.range_pages),
-            level: Some(1),
+            level: Some(ground.level.index() as u8 + 1),
             young_share: (chain_len > 0).then_some(self.young_share),
             cache: Some(self.cache),
-            working_set_bytes: Some(ground.gfns_per_cell * vm::walked_bytes_per_gfn(chain_len)),
+            working_set_bytes: Some(ground.walked_bytes_per_cell()),
             slot_pages: Some(ground.gfns()),
             cpus: Some(vec![plan.cpus.leader() as u32]),
             ..Params::default()
         };
         // The cells of one ground share its memory: the first answers for it.
         let resident_bytes = if self.track.is_first() {
-            vm::resident_bytes(ground.gfns(), chain_len)
+            resident_bytes(&ground)
         } else {
             0
         };
@@ -267,6 +304,19 @@ impl WalkCell {
     }
 }
 
+impl WalkCell {
+    /// The figure per SPTE, where there are several to a page, of one page or a range
+    /// of 64, and all are visited: none of them is young.
+    fn per_spte(&self, ground: &Ground, reading: &Reading) -> Option<Reading> {
+        let told = ground.chain_len > 1
+            && matches!(ground.range_pages, 1 | 64)
+            && ground.level == Level::Size4K
+            && self.young_share == OLD;
+        let ns = reading.value / f64::from(ground.chain_len);
+        told.then(|| Reading::new(reading.op, "ns_per_spte", ns))
+    }
+}
+
 impl Measure for WalkCell {
     fn prepare(&mut self) -> Result<()> {
         let mut ground = self.ground.borrow_mut();
@@ -278,7 +328,7 @@ impl Measure for WalkCell {
     fn measure(&mut self, tools: &mut Tools) -> Result<Measured> {
         let mut ground = self.ground.borrow_mut();
         let watch = ThreadWatch::start();
-        let mut readings = Vec::with_capacity(2);
+        let mut readings = Vec::with_capacity(4);
         for op in [Op::TestAge, Op::Age] {
             let timing = Timing {
                 op,
@@ -286,10 +336,12 @@ impl Measure for WalkCell {
                 repeatable: self.cache == Cache::Hot
                     && (op == Op::TestAge || self.young_share == 0.0),
             };
-            readings.push(
-                self.passes
-                    .run(timing, &mut ground, &mut self.track, tools)?,
-            );
+            let reading = self
+                .passes
+                .run(timing, &mut ground, &mut self.track, tools)?;
+            let per_spte = self.per_spte(&ground, &reading);
+            readings.push(reading);
+            readings.extend(per_spte);
         }
         Ok(Measured {
             readings,

@@ -34,22 +34,52 @@ fn measure_all(plan: &Plan) -> Vec<(Params, Vec<crate::workload::Reading>)> {
 #[test]
 fn every_scheme_gives_a_cost_for_both_operations_in_every_cell() {
     for (params, readings) in measure_all(&small_plan(&[0, 1, 16])) {
-        let ops: Vec<_> = readings.iter().map(|r| r.op).collect();
+        let (per_spte, costs): (Vec<_>, Vec<_>) =
+            readings.iter().partition(|r| r.metric == "ns_per_spte");
+        let ops: Vec<_> = costs.iter().map(|r| r.op).collect();
         assert_eq!(ops, [Op::TestAge, Op::Age]);
-        for reading in readings {
-            assert!(
-                reading.value > 0.0 && reading.value.is_finite(),
-                "{params:?}"
-            );
-            let per_page = params.range_pages == Some(1);
-            assert_eq!(
-                reading.metric,
-                if per_page {
-                    "ns_per_callback"
-                } else {
-                    "ns_per_gfn"
-                }
-            );
+        let per_page = params.range_pages == Some(1);
+        let metric = if per_page {
+            "ns_per_callback"
+        } else {
+            "ns_per_gfn"
+        };
+        for reading in &costs {
+            let value = reading.value;
+            assert!(value > 0.0 && value.is_finite(), "{params:?}");
+            assert_eq!(reading.metric, metric);
+        }
+        let chain_len = f64::from(params.chain_len.unwrap());
+        let several = chain_len > 1.0 && params.young_share == Some(OLD);
+        assert_eq!(per_spte.len(), if several { 2 } else { 0 });
+        for (spte, cost) in per_spte.iter().zip(&costs) {
+            assert_eq!(spte.op, cost.op);
+            assert_eq!(spte.value, cost.value / chain_len);
+        }
+    }
+}
+
+#[test]
+fn huge_pages_are_walked_under_every_scheme_that_maps_them() {
+    let plan = small_plan(&[]);
+    let mut tools = Tools {
+        counters: CounterSet::open(),
+    };
+    for (level, told) in [(Level::Size2M, 2), (Level::Size1G, 3)] {
+        let grid = Grid::huge(level, level.npages(), &[1]);
+        let mut cells = Vec::new();
+        for scheme in grid.subjects(&plan, 1) {
+            add_cells(&mut cells, &plan, &scheme, &grid, 1, 0);
+        }
+        assert!(cells.len() > rmap::schemes().len());
+        for cell in cells {
+            let mut cell = cell.finish(&plan, Duration::from_millis(1));
+            cell.measure.prepare().unwrap();
+            assert_eq!(cell.params.level, Some(told));
+            assert_eq!(cell.params.range_pages, Some(level.npages()));
+            assert_eq!(cell.params.slot_pages, Some(2 * level.npages()));
+            let measured = cell.measure.measure(&mut tools).unwrap();
+            assert_eq!(measured.readings.len(), 2, "{}", cell.scheme);
         }
     }
 }
