@@ -33,8 +33,10 @@ pub enum AccessedBits {
 /// Which lock mmu_lock is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LockKind {
-    /// `parking_lot`'s rwlock: eventually fair, sleeps after a short spin.
+    /// A queued fair rwlock that spins, with the behaviour of the kernel's.
     #[default]
+    Queued,
+    /// `parking_lot`'s rwlock: eventually fair, sleeps after a short spin.
     ParkingLot,
     /// The standard library's rwlock.
     Std,
@@ -42,12 +44,13 @@ pub enum LockKind {
 
 impl LockKind {
     /// All of them, the default first.
-    pub const ALL: [Self; 2] = [Self::ParkingLot, Self::Std];
+    pub const ALL: [Self; 3] = [Self::Queued, Self::ParkingLot, Self::Std];
 
     /// The name used on command lines and in results.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::ParkingLot => "parking-lot",
             Self::Std => "std",
         }

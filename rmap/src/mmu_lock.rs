@@ -5,6 +5,8 @@
 //! Which lock it is can be chosen per VM; a new one is a variant here. Under
 //! the model checkers there is only the checker's own.
 
+pub mod queued;
+
 use std::sync::PoisonError;
 
 use crate::config::LockKind;
@@ -16,6 +18,7 @@ pub struct MmuLock(Lock);
 #[cfg(not(any(loom, shuttle)))]
 #[derive(Debug)]
 enum Lock {
+    Queued(queued::QueuedRwLock),
     ParkingLot(parking_lot::RwLock<()>),
     Std(std::sync::RwLock<()>),
 }
@@ -37,6 +40,7 @@ pub struct WriteGuard<'a>(Write<'a>);
 #[cfg(not(any(loom, shuttle)))]
 #[expect(dead_code, reason = "the guards are held, never read")]
 enum Read<'a> {
+    Queued(queued::ReadGuard<'a>),
     ParkingLot(parking_lot::RwLockReadGuard<'a, ()>),
     Std(std::sync::RwLockReadGuard<'a, ()>),
 }
@@ -44,6 +48,7 @@ enum Read<'a> {
 #[cfg(not(any(loom, shuttle)))]
 #[expect(dead_code, reason = "the guards are held, never read")]
 enum Write<'a> {
+    Queued(queued::WriteGuard<'a>),
     ParkingLot(parking_lot::RwLockWriteGuard<'a, ()>),
     Std(std::sync::RwLockWriteGuard<'a, ()>),
 }
@@ -59,6 +64,7 @@ impl MmuLock {
     #[must_use]
     pub fn new(kind: LockKind) -> Self {
         Self(match kind {
+            LockKind::Queued => Lock::Queued(queued::QueuedRwLock::new()),
             LockKind::ParkingLot => Lock::ParkingLot(parking_lot::RwLock::new(())),
             LockKind::Std => Lock::Std(std::sync::RwLock::new(())),
         })
@@ -67,6 +73,7 @@ impl MmuLock {
     /// Takes the lock for read.
     pub fn read(&self) -> ReadGuard<'_> {
         ReadGuard(match &self.0 {
+            Lock::Queued(lock) => Read::Queued(lock.read()),
             Lock::ParkingLot(lock) => Read::ParkingLot(lock.read()),
             Lock::Std(lock) => Read::Std(lock.read().unwrap_or_else(PoisonError::into_inner)),
         })
@@ -75,6 +82,7 @@ impl MmuLock {
     /// Takes the lock for write.
     pub fn write(&self) -> WriteGuard<'_> {
         WriteGuard(match &self.0 {
+            Lock::Queued(lock) => Write::Queued(lock.write()),
             Lock::ParkingLot(lock) => Write::ParkingLot(lock.write()),
             Lock::Std(lock) => Write::Std(lock.write().unwrap_or_else(PoisonError::into_inner)),
         })

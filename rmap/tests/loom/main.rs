@@ -10,4 +10,5 @@ mod broken;
 mod controls;
 mod model;
 mod pairs;
+mod queued_lock;
 mod tdp;

@@ -33,9 +33,14 @@ pub(crate) fn mapping(alias: u32) -> Mapping {
 /// Explores every history of `model` within the bound, and makes sure that there
 /// was more than one: a model that never switches threads proves nothing.
 pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
+    explore_within(PREEMPTIONS, model);
+}
+
+/// The same with a bound of one's own.
+pub(crate) fn explore_within(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let histories = Arc::new(AtomicUsize::new(0));
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.preemption_bound = Some(preemptions);
     builder.max_branches = 10_000;
     let counter = Arc::clone(&histories);
     builder.check(move || {
