@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use report::schema::{Outcome, Record, ResultKind};
 use report::table::Format;
 use report::{ResultFile, ResultWriter, host, summary};
+use rmap::LockKind;
 
 use crate::baseline::BaselineArgs;
 use crate::clock::Clock;
@@ -23,6 +24,7 @@ use crate::cpus::{CpuError, CpuList, pin_current_thread};
 use crate::disturb::RunWatch;
 use crate::frequency;
 use crate::memory::{self, Caches, TooLarge};
+use crate::mmu_lock;
 use crate::plan::{self, Plan, PlanError, Scale};
 use crate::rng::Rng;
 use crate::runner::{self, Session};
@@ -106,6 +108,9 @@ struct RunArgs {
     /// Seed of all random orders; a fresh one if not given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Which lock mmu_lock is.
+    #[arg(long, value_name = "LOCK", default_value_t)]
+    mmu_lock: LockKind,
     #[command(flatten)]
     baseline: BaselineArgs,
 }
@@ -172,6 +177,7 @@ fn list() -> Result<ExitCode> {
 }
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
+    mmu_lock::choose(args.mmu_lock);
     let workloads = args.workloads()?;
     let plan = args.plan(workloads.iter().map(|w| w.weight()).sum())?;
     for workload in &workloads {
@@ -272,8 +278,9 @@ fn measure(
 /// Says on stderr what will be measured, with all that is needed to repeat it.
 fn announce(plan: &Plan) {
     report::say!(
-        "schemes: {}; CPUs {} ({}); {} rounds; seed {}; LLC {} KiB; clock: {}, {:.1} ns a reading",
+        "schemes: {}; mmu_lock: {}; CPUs {} ({}); {} rounds; seed {}; LLC {} KiB; clock: {}, {:.1} ns a reading",
         plan.schemes.join(", "),
+        mmu_lock::chosen(),
         plan.cpus,
         plan.placement,
         plan.rounds,
@@ -383,6 +390,7 @@ impl RunArgs {
     /// The context, its command completed by the seed so that it repeats the run.
     fn context(&self, seed: u64) -> report::schema::Context {
         let mut context = host::context(ResultKind::Bench);
+        context.mmu_lock = Some(mmu_lock::chosen().to_string());
         if self.seed.is_none() {
             context
                 .command

@@ -24,6 +24,7 @@
 //! | [`topology`] | where CPUs lie; placements |
 //! | [`thread_counts`] | how many threads scaling workloads use |
 //! | [`memory`] | cache sizes, and what working sets fit |
+//! | [`mmu_lock`] | which lock mmu_lock is |
 //! | [`frequency`] | whether the CPUs' frequency moves |
 //! | [`heap`] | counting what is allocated |
 //! | [`progress`] | remaining time |
@@ -44,6 +45,7 @@ pub mod heap;
 pub mod huge_pages;
 pub mod limits;
 pub mod memory;
+pub mod mmu_lock;
 pub mod peers;
 pub mod plan;
 pub mod progress;

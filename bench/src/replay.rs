@@ -17,6 +17,7 @@ use report::{Observed, ResultFile, ResultWriter, compare, host, letter, summary}
 
 use crate::clock::Clock;
 use crate::cpus::{CpuList, pin_current_thread};
+use crate::mmu_lock;
 use crate::rng::Rng;
 use crate::signals::Signals;
 use crate::workloads::vm::{self, Vm};
@@ -68,7 +69,9 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
         .output
         .clone()
         .unwrap_or_else(|| host::default_output(ResultKind::Bench));
-    let mut writer = ResultWriter::create(&path, host::context(ResultKind::Bench))?;
+    let mut context = host::context(ResultKind::Bench);
+    context.mmu_lock = Some(mmu_lock::chosen().to_string());
+    let mut writer = ResultWriter::create(&path, context)?;
     let mut player = Player {
         clock: Clock::calibrate(),
         rng: Rng::new(args.seed.unwrap_or_else(Rng::fresh_seed)),

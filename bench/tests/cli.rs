@@ -255,6 +255,20 @@ fn a_cpu_that_a_cgroup_forbids_is_refused() {
 }
 
 #[test]
+fn the_lock_asked_for_is_recorded_and_an_unknown_one_is_refused() {
+    for (args, lock) in [(vec![], "queued"), (vec!["--mmu-lock=std"], "std")] {
+        let (output, folder) =
+            run(&[&["walk", "--output=out.jsonl"][..], &args[..], &TINY[..]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(printed.contains(&format!("mmu_lock is {lock}\n")));
+        let file = ResultFile::read(&folder.path().join("out.jsonl")).unwrap();
+        assert_eq!(file.context.mmu_lock.as_deref(), Some(lock));
+    }
+    assert_refused(&["--mmu-lock=nope"], &["nope", "parking-lot"]);
+}
+
+#[test]
 fn siblings_are_asked_for_only_where_there_are_some() {
     let (output, _folder) = run(&["--list", "--placement=smt"]);
     assert!(output.status.success());

@@ -29,6 +29,7 @@ pub fn context(kind: ResultKind) -> Context {
         command: command_line(),
         host: Probe::new(Path::new("/")).host(),
         missing_counters: BTreeMap::new(),
+        mmu_lock: None,
         merged_from: Vec::new(),
     }
 }

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use report::schema::{Op, Params};
-use rmap::{Access, Gfn, Mmu, MmuConfig, Vcpu};
+use rmap::{Access, Mmu, Vcpu};
 
 use crate::clock::Clock;
+use crate::mmu_lock;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
 use crate::subject;
@@ -253,7 +254,7 @@ impl Measure for AccuracyCell {
     fn prepare(&mut self) -> Result<()> {
         let info = rmap::scheme(&self.scheme).context("the scheme is gone")?;
         let aliases = info.aliases(longest(self.mix) + 1);
-        let mmu = (info.build)(&MmuConfig::new(Gfn(0), self.churn.pages, aliases))?;
+        let mmu = (info.build)(&mmu_lock::config(self.churn.pages, aliases))?;
         let mut vcpu = Vcpu::new();
         for (gfn, page) in (0..).zip(&self.pages) {
             for alias in 0..page.chain_len {

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use report::proportion::Counts;
 use report::schema::{Op, Params};
-use rmap::{Access, Gfn, GfnRange, LOOKAROUND_PAGES, Mmu, MmuConfig, RmapError, Vcpu};
+use rmap::{Access, Gfn, GfnRange, LOOKAROUND_PAGES, Mmu, RmapError, Vcpu};
 
 use crate::disturb::ThreadWatch;
+use crate::mmu_lock;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
@@ -131,7 +132,7 @@ struct Beliefs {
 
 impl Measure for LookaroundCell {
     fn prepare(&mut self) -> Result<()> {
-        let config = MmuConfig::new(Gfn(0), LOOKAROUND_PAGES, self.place.chain_len);
+        let config = mmu_lock::config(LOOKAROUND_PAGES, self.place.chain_len);
         let mmu = (self.scheme.build)(&config)?;
         map_all(&*mmu, self.place.chain_len)?;
         self.mmu = Some(mmu);
@@ -206,7 +207,7 @@ mod tests {
 
     fn beliefs(scheme: &str, place: Where) -> Beliefs {
         let scheme = rmap::scheme(scheme).unwrap();
-        let config = MmuConfig::new(Gfn(0), LOOKAROUND_PAGES, place.chain_len);
+        let config = mmu_lock::config(LOOKAROUND_PAGES, place.chain_len);
         let mmu = (scheme.build)(&config).unwrap();
         map_all(&*mmu, place.chain_len).unwrap();
         let (mut beliefs, mut rng) = (Beliefs::default(), Rng::new(1));

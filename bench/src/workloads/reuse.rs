@@ -20,10 +20,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use report::proportion::Counts;
 use report::schema::{Op, Params};
-use rmap::{Access, Gfn, Mmu, MmuConfig, RmapError, Vcpu};
+use rmap::{Access, Mmu, MmuConfig, RmapError, Vcpu};
 
 use crate::clock::Clock;
 use crate::disturb::ThreadDisturbance;
+use crate::mmu_lock;
 use crate::plan::Plan;
 use crate::team::{self, Member, Seat};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
@@ -108,7 +109,7 @@ struct ReuseCell {
 
 impl Measure for ReuseCell {
     fn prepare(&mut self) -> Result<()> {
-        self.mmu = Some((self.build)(&MmuConfig::new(Gfn(0), GFNS, 1))?);
+        self.mmu = Some((self.build)(&mmu_lock::config(GFNS, 1))?);
         Ok(())
     }
 

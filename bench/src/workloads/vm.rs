@@ -7,9 +7,9 @@
 //! neighbours in memory.
 
 use anyhow::{Context as _, Result};
-use rmap::{Access, Gfn, GfnRange, Level, Mapping, Mmu, MmuConfig, Vcpu};
+use rmap::{Access, Gfn, GfnRange, Level, Mapping, Mmu, Vcpu};
 
-use crate::subject;
+use crate::{mmu_lock, subject};
 
 /// Bytes of a head word and of an SPTE.
 const WORD_BYTES: u64 = 8;
@@ -88,7 +88,7 @@ impl Vm {
     fn unmapped(scheme: &str, gfns: u64, longest: u32) -> Result<Self> {
         let subject =
             subject::subject(scheme).with_context(|| format!("there is no scheme '{scheme}'"))?;
-        let mmu = subject.build(&MmuConfig::new(Gfn(0), gfns, longest.max(1)))?;
+        let mmu = subject.build(&mmu_lock::config(gfns, longest.max(1)))?;
         Ok(Self { mmu })
     }
 

@@ -219,6 +219,7 @@ fn facts(file: &ResultFile) -> Vec<(String, String)> {
             "optimisation".to_owned(),
             context.tool.optimised.to_string(),
         ));
+        facts.push(("mmu_lock".to_owned(), known(context.mmu_lock.as_ref())));
         let revision = known(context.tool.git_revision.value());
         facts.push(("the measured revision".to_owned(), revision));
     } else {

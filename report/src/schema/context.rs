@@ -26,7 +26,7 @@ impl SchemaVersion {
     /// The major version this crate reads and writes.
     pub const MAJOR: u32 = 1;
     /// The minor version this crate writes.
-    pub const MINOR: u32 = 2;
+    pub const MINOR: u32 = 3;
 
     /// The version this crate writes.
     pub fn current() -> Self {
@@ -79,6 +79,10 @@ pub struct Context {
     /// them out; a counter missing from one record alone is named there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub missing_counters: BTreeMap<String, String>,
+    /// Which lock mmu_lock was in the model's MMUs: `queued`, `parking-lot`, `std`.
+    /// Absent where no MMU was built, and in files older than minor 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mmu_lock: Option<String>,
     /// The files this one was merged from; absent in a file that was measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged_from: Vec<Source>,

@@ -51,6 +51,9 @@ pub fn heading(context: &Context) -> Vec<String> {
         format!("command: {}", context.command.join(" ")),
         format!("time:    {}", context.created_utc),
     ];
+    if let Some(lock) = &context.mmu_lock {
+        lines.push(format!("model:   mmu_lock is {lock}"));
+    }
     lines.extend(
         context
             .host
