@@ -20,7 +20,7 @@ fn cell(scheme: &str, factor: f64) -> BenchRecord {
         metric: "ns_per_gfn".to_owned(),
         params: Params {
             chain_len: Some(1),
-            huge_page_share: Some(factor),
+            huge_page_share: Some(1.0 / factor),
             ..Params::default()
         },
         summary: Summary::of(&rounds)

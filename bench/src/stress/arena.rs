@@ -125,6 +125,9 @@ impl Arena {
         verified()?;
         let everything = GfnRange::new(slot(0).start, slot(2).end);
         mmu.age(everything);
+        if self.scheme.stops_when_fast {
+            mmu.age(everything);
+        }
         expect(
             !mmu.test_age(everything).young,
             "I-young: aged pages are young",
