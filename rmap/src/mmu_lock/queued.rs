@@ -18,7 +18,7 @@
 //!
 //! Waiting is spinning, as in the kernel. A kernel thread spins with preemption
 //! disabled; ours may have lost its CPU, or the one it waits for may have, so
-//! after [`SPINS`] rounds a waiter offers its CPU to others.
+//! after `SPINS` rounds a waiter offers its CPU to others.
 //!
 //! Orderings: every way in is an acquire of the lock word, every way out a release.
 //! All changes are read-modify-writes, so a release reaches whoever acquires later,
