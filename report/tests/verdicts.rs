@@ -81,7 +81,7 @@ fn an_empty_rmap_is_held_against_one_with_an_spte() {
     let with = |empty: f64| {
         let gfns = |len, rounds_: &[f64]| {
             changed(
-                rounds("walk", "bitlock", Op::TestAge, "ns_per_gfn", len, rounds_),
+                rounds("walk", "bitlock", Op::Age, "ns_per_gfn", len, rounds_),
                 |cell| cell.params.range_pages = Some(64),
             )
         };

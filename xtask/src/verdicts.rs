@@ -13,6 +13,7 @@ use std::{
 use ::report::{
     ResultFile, ResultWriter, host,
     schema::{Disturbance, Outcome as JobOutcome, Record, ResultKind},
+    table,
     verdicts::{self, Checks, Evidence},
 };
 use anyhow::{Context as _, Result, bail};
@@ -81,12 +82,32 @@ pub(crate) fn run(options: &Options) -> Outcome {
     if options.json {
         print!("{}", std::fs::read_to_string(&file.path)?);
     } else {
-        crate::report::print(&file, crate::report::Style::Text)?;
+        print(&file)?;
     }
     ::report::say!("bench:    {}", bench.path.display());
     ::report::say!("profile:  {}", profile.path.display());
     ::report::say!("verdicts: {}", file.path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// One paragraph per claim: a table of such long cells is no table.
+fn print(file: &ResultFile) -> Result<()> {
+    for record in &file.records {
+        let Record::Verdict(v) = record else { continue };
+        ::report::out!("{}: {}", v.claim_id, v.verdict)?;
+        ::report::out!("  claim:   {}", v.claim)?;
+        ::report::out!("  because: {}", v.because)?;
+        ::report::out!("  tested:  {}", v.tested_by)?;
+        for number in &v.numbers {
+            let value = number.value.value().copied();
+            let shown = value.map_or_else(
+                || "not observed".to_owned(),
+                |value| table::with_interval(value, number.ci95),
+            );
+            ::report::out!("  figure:  {}: {shown} {}", number.name, number.unit)?;
+        }
+    }
+    Ok(())
 }
 
 fn profile(asked: Option<&Path>) -> Result<ResultFile> {

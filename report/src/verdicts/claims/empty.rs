@@ -17,7 +17,7 @@ pub(crate) static CLAIM: Claim = Claim {
     id: "empty-rmap",
     claim: "The bit is taken only where an rmap has SPTEs, so an empty rmap costs next to nothing.",
     claimed_in: THREAD,
-    tested_by: "bench walk: test_age, hot, ranges of 64 pages, chains of 0 and 1",
+    tested_by: "bench walk: age (test_age leaves at the first young page), hot, ranges of 64 pages, chains of 0 and 1",
     judge,
 };
 
@@ -28,7 +28,7 @@ fn judge(evidence: &Evidence<'_>) -> Judged {
                 && p.range_pages == Some(RANGE)
                 && p.cache == Some(Cache::Hot)
         };
-        evidence.cell(("walk", scheme, Op::TestAge, "ns_per_gfn"), fits)
+        evidence.cell(("walk", scheme, Op::Age, "ns_per_gfn"), fits)
     };
     let (Some(empty), Some(one)) = (cell("bitlock", 0), cell("bitlock", 1)) else {
         return Judged::open(
