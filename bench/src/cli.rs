@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::counters::CounterSet;
 use crate::cpus::{CpuError, CpuList, pin_current_thread};
 use crate::disturb::RunWatch;
+use crate::eviction::Evictor;
 use crate::frequency;
 use crate::memory::{self, Caches, TooLarge};
 use crate::mmu_lock;
@@ -237,7 +238,10 @@ fn measure(
         stop: signals.stop(),
         watch: RunWatch::start(plan.cpus.as_slice()),
         rng: Rng::new(plan.seed),
-        tools: Tools { counters },
+        tools: Tools {
+            counters,
+            evictor: Evictor::new(plan.caches.llc_bytes),
+        },
         later: workloads.iter().map(|w| plan.time_for(w.weight())).sum(),
     };
     let mut written = 0;

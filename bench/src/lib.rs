@@ -40,6 +40,7 @@ pub mod clock;
 pub mod counters;
 pub mod cpus;
 pub mod disturb;
+pub mod eviction;
 pub mod frequency;
 pub mod heap;
 pub mod huge_pages;

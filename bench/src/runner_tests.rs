@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use report::schema::Params;
 
 use super::*;
-use crate::counters::CounterSet;
 use crate::disturb::ThreadDisturbance;
 use crate::plan::tests::plan;
 use crate::workload::Measure;
@@ -117,9 +116,7 @@ fn run(workload: &Fake, rounds: u32, seed: u64, stop: &AtomicBool) -> Result<Out
         stop,
         watch: RunWatch::start(plan.cpus.as_slice()),
         rng: Rng::new(seed),
-        tools: Tools {
-            counters: CounterSet::open(),
-        },
+        tools: Tools::of_tests(),
     };
     session.run(workload)
 }
@@ -227,9 +224,7 @@ fn a_run_ended_early_keeps_what_was_measured() {
         stop: &stop,
         watch: RunWatch::start(&[0]),
         rng: Rng::new(1),
-        tools: Tools {
-            counters: CounterSet::open(),
-        },
+        tools: Tools::of_tests(),
     };
     let outcome = session.run(&stopper).unwrap();
     assert!(!outcome.complete);

@@ -12,6 +12,7 @@ use report::schema::{Op, Params};
 
 use crate::counters::{self, CounterSet};
 use crate::disturb::ThreadDisturbance;
+use crate::eviction::Evictor;
 use crate::plan::Plan;
 use crate::workloads;
 
@@ -98,6 +99,19 @@ pub trait Measure {
 pub struct Tools {
     /// Counters of the runner's own thread.
     pub counters: CounterSet,
+    /// Makes caches cold.
+    pub evictor: Evictor,
+}
+
+#[cfg(test)]
+impl Tools {
+    /// Tools as tests lend them: real counters, and a cache that is soon emptied.
+    pub(crate) fn of_tests() -> Self {
+        Self {
+            counters: CounterSet::open(),
+            evictor: Evictor::new(64 << 10),
+        }
+    }
 }
 
 /// What one cell gave in one round.

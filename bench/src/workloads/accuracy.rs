@@ -314,7 +314,6 @@ fn readings(op: Op, verdicts: &Verdicts) -> Vec<Reading> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     /// Wrong answers of all kinds: of young pages, of old pages.
@@ -324,9 +323,7 @@ mod tests {
         let mut cell = cell.unwrap();
         cell.slice = Duration::from_millis(30);
         cell.prepare().unwrap();
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         let measured = cell.measure(&mut tools).unwrap();
         ["false_old", "false_young"].map(|metric| {
             let of_metric = measured.readings.iter().filter(|r| r.metric == metric);

@@ -256,7 +256,6 @@ mod tests {
     use report::Observed;
 
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     fn part(per_us: f64) -> Part {
@@ -299,9 +298,7 @@ mod tests {
         plan.threads = vec![1, 2];
         plan.budget = Duration::from_millis(1);
         plan.chain_lengths = Some(vec![1]);
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         let cells = Agers.cells(&plan).unwrap();
         assert_eq!(cells.len(), 3 * plan.schemes.len());
         for mut cell in cells {

@@ -3,8 +3,8 @@
 //! One callback over all pages. Which pages are mapped is drawn page by page with
 //! a fixed seed, once each, so a branch predictor finds no pattern and no run of
 //! empty heads is longer than chance makes it. All SPTEs are old: `test_age` would
-//! leave at the first young one. The small slot's heads fit into a last-level
-//! cache, the large one's are at least twice its size.
+//! leave at the first young one. The small slot is walked over and over and its heads
+//! fit into a last-level cache; the large one's have left it before every pass.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use report::schema::{Cache, Op, Params};
 
 use crate::clock::Clock;
 use crate::disturb::ThreadWatch;
+use crate::eviction::Touched;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
 use crate::subject;
@@ -25,8 +26,9 @@ use crate::workloads::vm::{self, Vm};
 const MOST_PER_ROUND: Duration = Duration::from_millis(20);
 /// Pages of the small slot: 1 GiB.
 const SMALL_SLOT: u64 = 1 << 18;
-/// The large slot's heads are this many times the last-level cache.
-const LARGE_FACTOR: u64 = 2;
+/// Pages of the large slot: 32 GiB, heads of 64 MiB; fewer where the last-level
+/// cache is less than half of that.
+const LARGE_SLOT: u64 = 1 << 23;
 /// Bytes of a head.
 const HEAD_BYTES: u64 = 8;
 
@@ -43,10 +45,10 @@ fn grids(plan: &Plan) -> Vec<Grid> {
         slot_pages: SMALL_SLOT,
         empty_shares: &[0.0, 0.5, 0.99],
     };
-    let heads = plan.caches.llc_bytes * LARGE_FACTOR / HEAD_BYTES;
+    let twice_the_cache = 2 * plan.caches.llc_bytes / HEAD_BYTES;
     let large = Grid {
         cache: Cache::Cold,
-        slot_pages: heads.next_multiple_of(512).max(SMALL_SLOT),
+        slot_pages: LARGE_SLOT.min(twice_the_cache).max(SMALL_SLOT),
         empty_shares: &[0.99],
     };
     match plan.scale {
@@ -100,6 +102,8 @@ struct EmptyCell {
     clock: Clock,
     slice: Duration,
     mapped: Rc<RefCell<Option<Vm>>>,
+    /// When the large slot was last walked.
+    touched: Touched,
     ns_per_gfn: Vec<f64>,
 }
 
@@ -113,6 +117,7 @@ impl EmptyCell {
             clock: plan.clock,
             slice: Duration::ZERO,
             mapped: Rc::default(),
+            touched: Touched::default(),
             ns_per_gfn: Vec::new(),
         }
     }
@@ -148,23 +153,31 @@ impl EmptyCell {
             _ => mmu.test_age(slot).young,
         };
         self.ns_per_gfn.clear();
-        std::hint::black_box(callback());
         tools.counters.clear();
-        tools.counters.start();
         let end = Instant::now() + self.slice;
+        if self.cache == Cache::Hot {
+            std::hint::black_box(callback());
+        }
         loop {
+            if self.cache == Cache::Cold {
+                tools.evictor.evict(self.touched);
+            }
+            tools.counters.start();
             let start = self.clock.now();
             let young = callback();
             let ns = self.clock.elapsed_ns(start, self.clock.now());
             if young {
                 bail!("{op} of {} found an old page young", self.scheme);
             }
+            tools.counters.stop();
             self.ns_per_gfn.push(ns / self.slot_pages as f64);
+            if self.cache == Cache::Cold {
+                self.touched = tools.evictor.touch(self.slot_pages * HEAD_BYTES);
+            }
             if Instant::now() >= end {
                 break;
             }
         }
-        tools.counters.stop();
         let gfns = self.ns_per_gfn.len() as u64 * self.slot_pages;
         let median = report::stats::median(&self.ns_per_gfn).context("no pass was timed")?;
         Ok(Reading {
@@ -211,7 +224,6 @@ impl Measure for EmptyCell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     #[test]
@@ -228,9 +240,7 @@ mod tests {
         let mut plan = plan();
         plan.schemes = subject::subjects().map(|s| s.name.to_owned()).collect();
         plan.budget = Duration::from_millis(1);
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         let cells = Empty.cells(&plan).unwrap();
         assert_eq!(cells.len(), 3 * plan.schemes.len());
         // The sparsest slot is the quickest to build.

@@ -4,10 +4,13 @@
 //! walked in page order by all of its cells in turn. A cold ground is cut into
 //! one area per cell and each area into [`SEGMENTS`] segments, one of which is
 //! walked per pass; an area's ranges are scattered over its segments by a fixed
-//! bijection, so that neither a prefetcher nor a neighbour's cache line helps.
+//! bijection, so that no prefetcher helps. Eight heads share a cache line, and
+//! eight SPTEs: of ranges that do, one is walked per trip over all segments, so
+//! that no neighbour's line helps either.
 //!
-//! Invariant: on a cold ground every range belongs to exactly one segment of one
-//! area, so a cell finds its pages as it left them. On a hot ground a cell sets
+//! Invariant: on a cold ground every range belongs to one area, and a trip touches
+//! no cache line of heads or SPTEs in two callbacks. So a cell finds its pages as
+//! it left them, and within a trip finds none of them cached. On a hot ground a cell sets
 //! the state of the pages itself before it measures.
 
 use anyhow::Result;
@@ -15,8 +18,10 @@ use rmap::Level;
 
 use crate::workloads::vm::{self, Vm};
 
-/// Segments of one area of a cold ground.
+/// Segments of one area of a cold ground: passes of one trip.
 pub const SEGMENTS: u64 = 32;
+/// Heads of a cache line, and SPTEs of one.
+const LINE_PAGES: u64 = 8;
 
 /// A VM and the way through its pages.
 pub struct Ground {
@@ -25,7 +30,7 @@ pub struct Ground {
     /// SPTEs of every page.
     pub chain_len: u32,
     /// Pages that one cell walks, a multiple of the range and, if cold, of
-    /// [`SEGMENTS`] ranges.
+    /// [`SEGMENTS`] ranges and of as many cache lines.
     pub gfns_per_cell: u64,
     /// Pages of one callback, a power of two.
     pub range_pages: u64,
@@ -107,15 +112,32 @@ impl Ground {
         (area * self.gfns_per_cell, self.gfns_per_cell)
     }
 
+    /// Ranges that share cache lines on a cold ground.
+    #[must_use]
+    pub fn lanes(&self) -> u64 {
+        (LINE_PAGES / self.range_pages).max(1)
+    }
+
+    /// Bytes that a pass over one segment of a cold ground may read, cache lines
+    /// counted whole.
+    #[must_use]
+    pub fn walked_bytes_per_segment(&self) -> u64 {
+        self.walked_bytes_per_cell() / SEGMENTS
+    }
+
     /// Chooses what is walked next: the whole of a hot ground, or the segment
     /// of the cell's area that was walked longest ago.
     pub fn enter(&mut self, track: &mut Track) {
         let (first, pages) = self.pages_of(track.cell);
         let ranges = pages / self.range_pages;
         let starts = if self.is_cold() {
-            let count = ranges / SEGMENTS;
-            let from = track.advance() * count;
-            let scattered = (from..from + count).map(|index| scatter(index, ranges));
+            let (segment, trip) = track.advance();
+            let lanes = self.lanes();
+            let lines = ranges / lanes;
+            let count = lines / SEGMENTS;
+            let from = segment * count;
+            let scattered =
+                (from..from + count).map(move |index| scatter(index, lines) * lanes + trip % lanes);
             Box::new(scattered) as Box<dyn Iterator<Item = u64>>
         } else {
             Box::new(0..ranges)
@@ -203,10 +225,17 @@ impl Track {
         self.cell == 0
     }
 
-    fn advance(&mut self) -> u64 {
-        let segment = self.next;
-        self.next = (self.next + 1) % SEGMENTS;
-        segment
+    /// Segments entered so far.
+    #[must_use]
+    pub fn entered(&self) -> u64 {
+        self.next
+    }
+
+    /// The segment that comes next, and the trip it belongs to.
+    fn advance(&mut self) -> (u64, u64) {
+        let next = self.next;
+        self.next += 1;
+        (next % SEGMENTS, next / SEGMENTS)
     }
 }
 
@@ -239,7 +268,7 @@ mod tests {
         let mut visits = vec![0; 1 << 12];
         for cell in 0..2 {
             let mut track = Track::new(cell);
-            for _ in 0..SEGMENTS {
+            for _ in 0..SEGMENTS * ground.lanes() {
                 ground.enter(&mut track);
                 for &start in &ground.starts {
                     visits[start as usize] += 1;
@@ -251,13 +280,32 @@ mod tests {
     }
 
     #[test]
+    fn a_trip_touches_no_cache_line_twice() {
+        for range_pages in [1, 4, 8, 64] {
+            let mut ground = Ground::new("any", 1, SEGMENTS * 128, range_pages, 1);
+            let mut track = Track::new(0);
+            for _ in 0..2 * ground.lanes() {
+                let mut lines = std::collections::HashSet::new();
+                for _ in 0..SEGMENTS {
+                    ground.enter(&mut track);
+                    for &start in &ground.starts {
+                        let ends = [start, start + range_pages - 1].map(|gfn| gfn / LINE_PAGES);
+                        assert!((ends[0]..=ends[1]).all(|line| lines.insert(line)));
+                    }
+                }
+                assert_eq!(lines.len() as u64, SEGMENTS * 128 / LINE_PAGES);
+            }
+        }
+    }
+
+    #[test]
     fn a_cells_state_covers_exactly_the_pages_it_walks() {
         let mut ground = Ground::new("rwlock-write", 2, 1 << 9, 1, 2);
         ground.build().unwrap();
         ground.set_all_young(&Track::new(1), 0.0);
         for (cell, young) in [(0, true), (1, false)] {
             let mut track = Track::new(cell);
-            for _ in 0..SEGMENTS {
+            for _ in 0..SEGMENTS * ground.lanes() {
                 ground.enter(&mut track);
                 let (vm, starts) = ground.way().unwrap();
                 let found = |&s: &u64| vm.mmu().test_age(crate::workloads::vm::range(s, 1)).young;

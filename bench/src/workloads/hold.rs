@@ -363,7 +363,6 @@ impl Measure for HoldCell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     #[test]
@@ -374,9 +373,7 @@ mod tests {
         }
         plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
         plan.chain_lengths = Some(vec![1]);
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         let cells = Hold.cells(&plan).unwrap();
         assert_eq!(cells.len(), CALLS.len() * 2 * plan.schemes.len());
         for mut cell in cells {
@@ -413,9 +410,7 @@ mod tests {
             let mut cell = HoldCell::new(&plan, scheme, 1000, Op::Age, wants).unwrap();
             cell.slice = Duration::from_millis(40);
             cell.prepare().unwrap();
-            let mut tools = Tools {
-                counters: CounterSet::open(),
-            };
+            let mut tools = Tools::of_tests();
             let measured = cell.measure(&mut tools).unwrap();
             let find = |name| measured.readings.iter().find(|r| r.metric == name).unwrap();
             (find("kept_out_p99_ns").value, find("call_p50_ns").value)

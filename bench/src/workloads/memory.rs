@@ -160,7 +160,6 @@ impl Measure for MemoryCell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     #[test]
@@ -183,9 +182,7 @@ mod tests {
                     scheme: "rwlock-write".to_owned(),
                     mix,
                 };
-                let mut tools = Tools {
-                    counters: CounterSet::open(),
-                };
+                let mut tools = Tools::of_tests();
                 Some(cell.measure(&mut tools).ok()?.readings[0].value)
             };
             let mut counted = (0..100).filter_map(bytes);

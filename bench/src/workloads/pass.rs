@@ -252,7 +252,6 @@ fn gather(parts: Vec<(Part, ThreadDisturbance)>, gfns: u64) -> Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     #[test]
@@ -263,9 +262,7 @@ mod tests {
         }
         plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
         plan.threads = vec![2];
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         let cells = Pass.cells(&plan).unwrap();
         assert_eq!(cells.len(), 2 * plan.schemes.len());
         for mut cell in cells {

@@ -19,6 +19,9 @@ use crate::workloads::vm;
 const LEAST_PASS: Duration = Duration::from_micros(20);
 /// Share of a cell's time for passes that are timed; the rest is counted.
 const TIMED_SHARE: f64 = 0.75;
+/// Most passes over a cold ground that are timed, and that are counted: those of
+/// two operations make one trip at most, so none finds what another left cached.
+const MOST_COLD_PASSES: (usize, usize) = (12, 4);
 
 /// How one operation of a cell is to be measured.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +76,8 @@ impl Passes {
         track: &mut Track,
         tools: &mut Tools,
     ) -> Result<Reading> {
-        ground.enter(track);
         if !ground.is_cold() {
+            ground.enter(track);
             ground.set_young(timing.young_share);
         }
         let mut repeats = 1;
@@ -117,15 +120,17 @@ impl Passes {
         track: &mut Track,
     ) -> Result<()> {
         self.ns_per_callback.clear();
-        let callbacks = (ground.callbacks() * u64::from(repeats)) as f64;
         let end = Instant::now() + self.slice.mul_f64(TIMED_SHARE);
         loop {
+            before_pass(ground, track);
             let start = self.clock.now();
             walk(timing.op, repeats, ground)?;
             let ns = self.clock.elapsed_ns(start, self.clock.now());
-            self.ns_per_callback.push(ns / callbacks);
-            after_pass(timing, ground, track);
-            if Instant::now() >= end {
+            let callbacks = ground.callbacks() * u64::from(repeats);
+            self.ns_per_callback.push(ns / callbacks as f64);
+            after_pass(timing, ground);
+            let all = ground.is_cold() && self.ns_per_callback.len() >= MOST_COLD_PASSES.0;
+            if all || Instant::now() >= end {
                 return Ok(());
             }
         }
@@ -140,28 +145,35 @@ impl Passes {
         tools: &mut Tools,
     ) -> Result<Vec<crate::counters::Reading>> {
         let end = Instant::now() + self.slice.mul_f64(1.0 - TIMED_SHARE);
-        let mut callbacks = 0;
+        let (mut callbacks, mut passes) = (0, 0);
         tools.counters.clear();
         loop {
+            before_pass(ground, track);
             tools.counters.start();
             walk(timing.op, repeats, ground)?;
             tools.counters.stop();
             callbacks += ground.callbacks() * u64::from(repeats);
-            after_pass(timing, ground, track);
-            if Instant::now() >= end {
+            passes += 1;
+            after_pass(timing, ground);
+            let all = ground.is_cold() && passes >= MOST_COLD_PASSES.1;
+            if all || Instant::now() >= end {
                 return Ok(tools.counters.per_operation(callbacks));
             }
         }
     }
 }
 
-/// Restores what the pass changed and goes on to the track's next segment.
-fn after_pass(timing: Timing, ground: &mut Ground, track: &mut Track) {
-    if timing.wears() {
-        ground.set_young(timing.young_share);
-    }
+/// Goes on to the track's next segment of a cold ground.
+fn before_pass(ground: &mut Ground, track: &mut Track) {
     if ground.is_cold() {
         ground.enter(track);
+    }
+}
+
+/// Restores what the pass changed.
+fn after_pass(timing: Timing, ground: &Ground) {
+    if timing.wears() {
+        ground.set_young(timing.young_share);
     }
 }
 

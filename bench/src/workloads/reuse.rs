@@ -305,7 +305,6 @@ impl Stage<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     #[test]
@@ -315,9 +314,7 @@ mod tests {
             return;
         }
         plan.schemes = rmap::schemes().iter().map(|s| s.name.to_owned()).collect();
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         for mut cell in Reuse.cells(&plan).unwrap() {
             cell.measure.prepare().unwrap();
             let measured = cell.measure.measure(&mut tools).unwrap();

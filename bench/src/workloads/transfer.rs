@@ -138,7 +138,6 @@ impl Measure for Transfer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     #[test]
@@ -155,9 +154,7 @@ mod tests {
         plan.threads = vec![2];
         let transfer = Transfer::asked_for(&plan).unwrap().unwrap();
         let mut cell = transfer.finish(0, Duration::from_millis(5));
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         let measured = cell.measure.measure(&mut tools).unwrap();
         let [reading] = measured.readings.as_slice() else {
             panic!("one figure was expected");

@@ -6,10 +6,10 @@
 //!
 //! - **hot**: the same small set of pages, at most half of the L2, walked in
 //!   order over and over.
-//! - **cold**: for each cell a set of its own, at least twice the last-level
-//!   cache, visited in scattered order, one segment of it per pass; a segment is
-//!   visited again only after all others of its cell, so little of it is left in
-//!   any cache.
+//! - **cold**: for each cell a set of its own, visited in scattered order, one
+//!   segment of it per pass and no cache line twice on a trip over all segments;
+//!   before a round twice the last-level cache's size has been read since the set
+//!   was last touched (`eviction.rs`).
 //!
 //! The share of young SPTEs is set outside the timed part, as the guest's
 //! accesses would set it: `age` clears Accessed bits, so they are set again
@@ -25,6 +25,7 @@ use report::schema::{Cache, Op, Params};
 use rmap::Level;
 
 use crate::disturb::ThreadWatch;
+use crate::eviction::Touched;
 use crate::plan::{Plan, Scale};
 use crate::subject::{self, Kind};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
@@ -34,8 +35,9 @@ use crate::workloads::vm;
 
 /// Longest time one cell is measured in one round, both operations together.
 const MOST_PER_ROUND: Duration = Duration::from_millis(40);
-/// A cold set is at least this many times the last-level cache.
-const COLD_FACTOR: u64 = 2;
+/// A cold set: more than a round walks and than a TLB of 4 KiB pages reaches, or
+/// twice the last-level cache where that is smaller.
+const COLD_BYTES: u64 = 16 << 20;
 /// Pages of a hot set, at least and at most; the L2 decides between them.
 const HOT_GFNS: (u64, u64) = (64, 1024);
 /// A range of the whole hot set, and so of its slot.
@@ -231,6 +233,7 @@ fn add_cells(
             young_share,
             family,
             passes: Passes::new(plan.clock),
+            touched: Touched::default(),
         });
     }
 }
@@ -245,7 +248,7 @@ fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32, range_pages: u64) -> u64 
             fits.max(range_pages)
         }
         Cache::Cold => {
-            let needed = (plan.caches.llc_bytes * COLD_FACTOR).div_ceil(each);
+            let needed = COLD_BYTES.min(plan.caches.llc_bytes * 2).div_ceil(each);
             needed.next_multiple_of(SEGMENTS * HOT_GFNS.0.max(range_pages))
         }
     }
@@ -268,6 +271,8 @@ struct WalkCell {
     young_share: f64,
     family: u32,
     passes: Passes,
+    /// When a cold set was last walked.
+    touched: Touched,
 }
 
 impl WalkCell {
@@ -327,6 +332,10 @@ impl Measure for WalkCell {
 
     fn measure(&mut self, tools: &mut Tools) -> Result<Measured> {
         let mut ground = self.ground.borrow_mut();
+        let entered = self.track.entered();
+        if self.cache == Cache::Cold {
+            tools.evictor.evict(self.touched);
+        }
         let watch = ThreadWatch::start();
         let mut readings = Vec::with_capacity(4);
         for op in [Op::TestAge, Op::Age] {
@@ -343,10 +352,13 @@ impl Measure for WalkCell {
             readings.push(reading);
             readings.extend(per_spte);
         }
-        Ok(Measured {
-            readings,
-            threads: vec![watch.stop()],
-        })
+        let threads = vec![watch.stop()];
+        if self.cache == Cache::Cold {
+            let segments = self.track.entered() - entered;
+            let bytes = segments * ground.walked_bytes_per_segment();
+            self.touched = tools.evictor.touch(bytes);
+        }
+        Ok(Measured { readings, threads })
     }
 }
 

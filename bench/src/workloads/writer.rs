@@ -195,16 +195,13 @@ mod tests {
     use rmap::{Gfn, Level};
 
     use super::*;
-    use crate::counters::CounterSet;
     use crate::plan::tests::plan;
 
     #[test]
     fn every_scheme_gives_all_four_operations_and_keeps_its_chains() {
         let mut plan = plan();
         plan.budget = Duration::from_millis(1);
-        let mut tools = Tools {
-            counters: CounterSet::open(),
-        };
+        let mut tools = Tools::of_tests();
         for scheme in rmap::schemes() {
             for chain_len in [1, 15].map(|n| scheme.aliases(n)) {
                 let mut cell = WriterCell::new(&plan, scheme.name, chain_len);

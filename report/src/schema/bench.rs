@@ -51,7 +51,7 @@ impl std::fmt::Display for Op {
 pub enum Cache {
     /// The working set was walked just before and fits the caches.
     Hot,
-    /// The working set is larger than the last-level cache.
+    /// The working set had left the caches, or was larger than they are.
     Cold,
 }
 

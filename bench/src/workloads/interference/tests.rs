@@ -6,7 +6,6 @@ use rmap::Mapping;
 
 use super::threads::{Call, Driver};
 use super::*;
-use crate::counters::CounterSet;
 use crate::cpus::CpuList;
 use crate::plan::tests::plan;
 
@@ -64,9 +63,7 @@ fn check(plan: &Plan, scheme: &str, crew: Crew) {
     let slice = Duration::from_millis(2);
     let cell = InterferenceCell::new(plan, slice, scheme, 15, crew, vm).unwrap();
     let mut cell = cell.into_cell();
-    let mut tools = Tools {
-        counters: CounterSet::open(),
-    };
+    let mut tools = Tools::of_tests();
     cell.measure.prepare().unwrap();
     // On a busy machine a vCPU may be switched out for a whole short slice.
     let faulted = |m: &Measured| {
