@@ -77,6 +77,18 @@ fn a_small_writer_tax_confirms_a_large_one_refutes() {
 }
 
 #[test]
+fn a_machine_that_slows_down_does_not_blur_a_ratio() {
+    let drifting: Vec<f64> = (1..=8).map(|round| 10.0 * f64::from(round)).collect();
+    let taxed: Vec<f64> = drifting.iter().map(|ns| ns * 1.1).collect();
+    let writer = |scheme, ns: &[f64]| rounds("writer", scheme, Op::Zap, "ns_per_op", 1, ns);
+    let cells = [writer("bitlock", &taxed), writer("rwlock-write", &drifting)];
+    let verdict = verdict(&cells, &[], "writer-tax");
+    assert_eq!(verdict.verdict, Verdict::Confirmed);
+    let (low, high) = verdict.numbers[0].ci95.unwrap();
+    assert!((1.09..1.11).contains(&low) && (1.09..1.11).contains(&high));
+}
+
+#[test]
 fn an_empty_rmap_is_held_against_one_with_an_spte() {
     let with = |empty: f64| {
         let gfns = |len, rounds_: &[f64]| {

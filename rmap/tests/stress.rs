@@ -29,6 +29,8 @@ const VCPUS: u32 = 2;
 /// Names schemes to leave out, separated by commas: ThreadSanitizer knows the
 /// language's memory model and not the machine's, on which a scheme may rely.
 const WITHOUT: &str = "RMAPSCOPE_STRESS_WITHOUT";
+/// Names the only schemes to run: those left out above are a negative control.
+const ONLY: &str = "RMAPSCOPE_STRESS_ONLY";
 /// Columns of shadow pages all vCPUs use; each has one more to itself.
 const SHARED_ALIASES: u32 = 40;
 const OPS_PER_VCPU: u32 = 20_000;
@@ -224,9 +226,17 @@ fn stress(scheme: &SchemeInfo, accessed: AccessedBits) {
 
 #[test]
 fn i_chain_i_bit_and_i_life_survive_agers_beside_vcpus() {
-    let without = std::env::var(WITHOUT).unwrap_or_default();
-    let left_out = |scheme: &&SchemeInfo| without.split(',').any(|name| name == scheme.name);
-    for scheme in rmap::schemes().iter().filter(|scheme| !left_out(scheme)) {
+    let named = |variable: &str| std::env::var(variable).ok();
+    let (without, only) = (named(WITHOUT), named(ONLY));
+    let holds = |names: &Option<String>, scheme: &SchemeInfo| {
+        names
+            .as_ref()
+            .map(|names| names.split(',').any(|name| name == scheme.name))
+    };
+    let wanted = |scheme: &&SchemeInfo| {
+        holds(&only, scheme).unwrap_or(true) && !holds(&without, scheme).unwrap_or(false)
+    };
+    for scheme in rmap::schemes().iter().filter(wanted) {
         for accessed in [AccessedBits::AD, AccessedBits::AccessTracking] {
             stress(scheme, accessed);
         }

@@ -45,8 +45,8 @@ pub(crate) fn run(options: &Options) -> Outcome {
 }
 
 /// Runs some workloads of the quick suite into a new result file, without printing
-/// its tables.
-pub(crate) fn quick(workloads: &[&str], output: &Path) -> Result<PathBuf> {
+/// its tables; in the suite's own number of rounds unless another is asked for.
+pub(crate) fn quick(workloads: &[&str], rounds: Option<u32>, output: &Path) -> Result<PathBuf> {
     let mut command = command("run")?;
     command
         .args(workloads)
@@ -54,6 +54,9 @@ pub(crate) fn quick(workloads: &[&str], output: &Path) -> Result<PathBuf> {
         .arg("--output")
         .arg(output)
         .stdout(Stdio::null());
+    if let Some(rounds) = rounds {
+        command.arg("--rounds").arg(rounds.to_string());
+    }
     process::run(&mut command)?;
     Ok(output.to_owned())
 }

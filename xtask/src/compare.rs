@@ -120,7 +120,7 @@ fn sides(a: ResultFile, b: ResultFile) -> (ResultFile, ResultFile) {
 
 fn measure() -> Result<(ResultFile, ResultFile)> {
     ::report::say!("1/2 bench: the synthetic cost of every scheme on this host");
-    let bench = ResultFile::read(&bench::quick(&WORKLOADS, &output(ResultKind::Bench))?)?;
+    let bench = ResultFile::read(&bench::quick(&WORKLOADS, None, &output(ResultKind::Bench))?)?;
     ::report::say!("2/2 profile: the real callbacks of this host's kernel");
     let target = output(ResultKind::Profile);
     let profile = match profile::record(&profile::Options::default(), &target) {

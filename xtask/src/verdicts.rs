@@ -30,6 +30,8 @@ const WORKLOADS: [&str; 7] = [
     "reuse",
     "lookaround",
 ];
+/// Rounds: enough for narrow intervals of ratios.
+const ROUNDS: u32 = 12;
 /// The scheme whose plain-store unlock is put under stress, and how long.
 const STRESSED: &str = "bitlock-seed";
 const STRESS_OPS: &str = "2e7";
@@ -130,7 +132,7 @@ fn require(file: &ResultFile, kind: ResultKind) -> Result<()> {
 
 fn measure() -> Result<ResultFile> {
     let output = host::default_output(ResultKind::Bench);
-    bench::quick(&WORKLOADS, &output)?;
+    bench::quick(&WORKLOADS, Some(ROUNDS), &output)?;
     Ok(ResultFile::read(&output)?)
 }
 

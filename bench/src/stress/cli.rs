@@ -215,10 +215,10 @@ fn table(outcomes: &[SchemeOutcome]) -> Table {
         ];
         row.extend(counts.map(|count| count.to_string()));
         row.push(format!("{:.1}", one.elapsed.as_secs_f64()));
-        let held = if one.interrupted {
-            "held (interrupted)"
-        } else {
-            "held"
+        let held = match (one.checks, one.interrupted) {
+            (0, _) => "not checked",
+            (_, true) => "held (interrupted)",
+            (_, false) => "held",
         };
         row.push(one.violation.clone().unwrap_or_else(|| held.to_owned()));
         table.row(row);

@@ -80,6 +80,7 @@ impl Progress {
         }
         let how = match (&outcome.violation, outcome.interrupted) {
             (Some(violation), _) => violation.as_str(),
+            (None, _) if outcome.checks == 0 => "interrupted before anything was checked",
             (None, true) => "interrupted; what was checked is sound",
             (None, false) => "sound",
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     Observed,
     proportion::Counts,
-    schema::{BenchRecord, CensusRecord, Op, Params, Record, VerdictNumber},
+    schema::{BenchRecord, CensusRecord, Op, Params, Record, Summary, VerdictNumber},
 };
 
 /// Tests that were run for the verdicts, by name.
@@ -130,27 +130,28 @@ pub(super) fn median(name: impl Into<String>, unit: &str, cell: &BenchRecord) ->
     }
 }
 
-/// How many times the first median is the second. The interval takes both medians'
-/// intervals at their worst, so it is wider than need be.
+/// How many times the first is the second: the median over the rounds, each of
+/// which measured both within the same seconds, and its interval.
 pub(super) fn ratio(
     name: impl Into<String>,
     over: &BenchRecord,
     under: &BenchRecord,
 ) -> Option<VerdictNumber> {
-    let (over, under) = (over.summary.value()?, under.summary.value()?);
-    if under.median <= 0.0 {
+    if over.rounds.len() != under.rounds.len() {
         return None;
     }
-    let interval = |s: &crate::schema::Summary| s.ci95_low.zip(s.ci95_high);
-    let ci95 = interval(over)
-        .zip(interval(under))
-        .filter(|(_, under)| under.0 > 0.0)
-        .map(|(over, under)| (over.0 / under.1, over.1 / under.0));
+    let rounds: Vec<f64> = over
+        .rounds
+        .iter()
+        .zip(&under.rounds)
+        .map(|(over, under)| over / under)
+        .collect();
+    let summary = Summary::of(&rounds).filter(|s| s.max.is_finite())?;
     Some(VerdictNumber {
         name: name.into(),
         unit: String::new(),
-        value: Observed::Value(over.median / under.median),
-        ci95,
+        value: Observed::Value(summary.median),
+        ci95: summary.ci95_low.zip(summary.ci95_high),
     })
 }
 

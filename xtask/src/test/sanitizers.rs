@@ -25,8 +25,7 @@ const MIRI_CASES: &str = "2";
 
 /// Adds the steps; a tool that cannot be had is a skipped step with its reason.
 pub(super) fn add(steps: &mut Vec<Step>) -> Result<()> {
-    let (tsan, control) = tsan()?;
-    for check in [control, tsan] {
+    for check in tsan()? {
         steps.push(Step {
             name: "tsan",
             check,
@@ -39,21 +38,22 @@ pub(super) fn add(steps: &mut Vec<Step>) -> Result<()> {
     Ok(())
 }
 
-/// The stress under ThreadSanitizer, and the race it must report.
-fn tsan() -> Result<(Check, Check)> {
+/// The stress under ThreadSanitizer, and before it the races it must report: a plain
+/// one, and that of the scheme which relies on the machine.
+fn tsan() -> Result<Vec<Check>> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
-        let skipped = || Check::Skipped("ThreadSanitizer is set up for x86-64 Linux".to_owned());
-        return Ok((skipped(), skipped()));
+        let reason = "ThreadSanitizer is set up for x86-64 Linux";
+        return Ok(vec![Check::Skipped(reason.to_owned())]);
     }
     let library = match core_source::std_source() {
         Ok(library) => library,
         Err(error) => {
             let reason = format!("the standard library's source cannot be had: {error:#}");
-            return Ok((Check::Skipped(reason.clone()), Check::Skipped(reason)));
+            return Ok(vec![Check::Skipped(reason)]);
         }
     };
     let folder = target_folder()?.join("tsan");
-    let test = |name| {
+    let test = |name, schemes: (&str, &str)| {
         let mut command = process::cargo();
         command
             .args(["test", "-Zbuild-std", "--target", TARGET])
@@ -63,13 +63,21 @@ fn tsan() -> Result<(Check, Check)> {
             .env("__CARGO_TESTS_ONLY_SRC_ROOT", &library)
             .env("CARGO_TARGET_DIR", &folder)
             .env("TSAN_OPTIONS", "halt_on_error=1")
-            .env("RMAPSCOPE_STRESS_WITHOUT", RELIES_ON_THE_MACHINE);
+            .env(schemes.0, schemes.1);
         command
     };
-    let mut control = test("race_control");
+    let (without, only) = (
+        ("RMAPSCOPE_STRESS_WITHOUT", RELIES_ON_THE_MACHINE),
+        ("RMAPSCOPE_STRESS_ONLY", RELIES_ON_THE_MACHINE),
+    );
+    let mut control = test("race_control", without);
     control.args(["--", "--ignored"]);
-    let control = Check::Reports(control, "ThreadSanitizer: data race");
-    Ok((Check::Succeeds(test("stress")), control))
+    let race = "ThreadSanitizer: data race";
+    Ok(vec![
+        Check::Reports(control, race),
+        Check::Reports(test("stress", only), race),
+        Check::Succeeds(test("stress", without)),
+    ])
 }
 
 /// The unit tests of rmap's chains, head words and SPTEs under Miri.
