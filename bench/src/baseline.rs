@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 use report::ResultFile;
 use report::compare::{check_host, compare_runs};
-use report::schema::Host;
+use report::schema::Context;
 use report::table::Format;
 
 /// What the run is compared with.
@@ -43,8 +43,8 @@ impl BaselineArgs {
     /// Reads the baseline, if one was named.
     ///
     /// # Errors
-    /// It cannot be read, or was measured elsewhere.
-    pub fn open(&self, here: &Host) -> Result<Option<Baseline>> {
+    /// It cannot be read, or was measured elsewhere or with another mmu_lock.
+    pub fn open(&self, here: &Context) -> Result<Option<Baseline>> {
         let Some(path) = &self.baseline else {
             return Ok(None);
         };

@@ -190,7 +190,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| host::default_output(ResultKind::Bench));
     let mut context = args.context(plan.seed);
-    let baseline = args.baseline.open(&context.host)?;
+    let baseline = args.baseline.open(&context)?;
     let counters = CounterSet::open();
     context.missing_counters = counters.missing();
     let writer = ResultWriter::create(&path, context)?;

@@ -86,8 +86,12 @@ fn a_run_of_another_host_or_kind_is_refused_with_what_differs() {
             ..
         }
     ));
+    base.context.host.cpus_online -= 1;
+    base.context.mmu_lock = Some("std".to_owned());
+    let error = compare_runs(&base, &new).unwrap_err();
+    assert!(error.to_string().contains("mmu_lock"), "{error}");
     let profile = file(ResultKind::Profile, Vec::new());
-    let error = check_host(&profile, &new.context.host).unwrap_err();
+    let error = check_host(&profile, &new.context).unwrap_err();
     assert!(matches!(error, NotComparable::Kind { .. }));
     assert!(compare_runs(&new, &profile).is_err());
 }

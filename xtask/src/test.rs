@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ci: bool,
     /// Run this step alone: fmt, clippy, docs, build, tests, loom, shuttle, stress,
-    /// tsan, miri or ebpf
+    /// ebpf, self-test, tsan or miri
     #[arg(long, value_name = "STEP", conflicts_with = "ci")]
     only: Option<String>,
 }
@@ -167,9 +167,22 @@ fn steps(ci: bool, log: &Path, require_live: bool) -> Result<Vec<Step>> {
     object.args(["build-ebpf", "--check"]);
     add("ebpf", object);
     if ci {
+        steps.push(self_test(&log.with_file_name("self-test.jsonl"))?);
         sanitizers::add(&mut steps)?;
     }
     Ok(steps)
+}
+
+/// What the benchmark's statistics see: equal arms at the promised rate, and a
+/// slow-down that stands out of the noise of a machine that is not quiet.
+fn self_test(output: &Path) -> Result<Step> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bench", "self-test", "--slower", "25", "--output"]);
+    command.arg(output);
+    Ok(Step {
+        name: "self-test",
+        check: Check::Succeeds(command),
+    })
 }
 
 /// The model checks.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     ResultFile,
-    schema::{BenchRecord, Host, Op, Params, Record, ResultKind, Summary},
+    schema::{BenchRecord, Context, Op, Params, Record, ResultKind, Summary},
     stats::{SIGNIFICANT, geometric_mean, mann_whitney_p},
     summary::describe,
     table::{Column, Table, with_interval},
@@ -117,16 +117,18 @@ pub struct RunComparison {
     pub only_one: usize,
 }
 
-/// Checks that a run was made on this host.
+/// Checks that a run was made on this host, and with this mmu_lock.
 ///
 /// # Errors
 /// Names the first thing that differs.
-pub fn check_host(base: &ResultFile, here: &Host) -> Result<(), NotComparable> {
+pub fn check_host(base: &ResultFile, here: &Context) -> Result<(), NotComparable> {
     if base.context.kind != ResultKind::Bench {
         let (path, found) = (base.path.clone(), base.context.kind);
         return Err(NotComparable::Kind { path, found });
     }
-    let there = &base.context.host;
+    let lock = |context: &Context| context.mmu_lock.clone().unwrap_or_default();
+    let locks = ("mmu_lock", lock(&base.context), lock(here));
+    let (there, here) = (&base.context.host, &here.host);
     let told = |o: &crate::Observed<String>| o.value().cloned().unwrap_or_default();
     let facts = [
         ("CPU model", told(&there.cpu_model), told(&here.cpu_model)),
@@ -145,6 +147,7 @@ pub fn check_host(base: &ResultFile, here: &Host) -> Result<(), NotComparable> {
             told(&there.hypervisor),
             told(&here.hypervisor),
         ),
+        locks,
     ];
     match facts.into_iter().find(|(_, there, here)| there != here) {
         None => Ok(()),
@@ -166,7 +169,7 @@ pub fn compare_runs(base: &ResultFile, new: &ResultFile) -> Result<RunComparison
         let (path, found) = (new.path.clone(), new.context.kind);
         return Err(NotComparable::Kind { path, found });
     }
-    check_host(base, &new.context.host)?;
+    check_host(base, &new.context)?;
     let (old, cells) = (cells(base), cells(new));
     let mut changes = Vec::new();
     for cell in &cells {
