@@ -50,7 +50,7 @@ impl Scale {
     pub fn budget(self) -> Duration {
         Duration::from_secs(match self {
             Self::Quick => 40,
-            Self::Full => 480,
+            Self::Full => 420,
         })
     }
 }

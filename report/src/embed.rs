@@ -2,14 +2,18 @@
 //!
 //! A block that begins with
 //! `<!-- rmapscope compare bench=FILE profile=FILE [schemes=NAME,…] -->` or
-//! `<!-- rmapscope tables result=FILE [only=WORD…] -->` or
+//! `<!-- rmapscope tables result=FILE [only=WORD…] [as=markdown] -->` or
+//! `<!-- rmapscope goals result=FILE -->` or
 //! `<!-- rmapscope schema -->` (the fields of every record) and ends with
 //! `<!-- /rmapscope -->` holds what these tables render to; file names are
 //! relative to the workspace. [`refresh`] renders every block of a text anew.
 
 use std::path::Path;
 
-use crate::{ReadError, ResultFile, compare, schema, summary, table::Format};
+use crate::{
+    ReadError, ResultFile, compare, schema, summary,
+    table::{Format, Table},
+};
 
 const BEGIN: &str = "<!-- rmapscope ";
 const END: &str = "<!-- /rmapscope -->";
@@ -135,11 +139,19 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
             let file = directive.file("result")?;
             (summary::tables(&file), summary::heading(&file.context))
         }
+        "goals" => {
+            let file = directive.file("result")?;
+            let heading = summary::heading(&file.context);
+            (vec![summary::goals(&file)], heading)
+        }
         other => {
-            let detail = format!("{other:?} is none of compare, tables, schema");
+            let detail = format!("{other:?} is none of compare, tables, goals, schema");
             return Err(EmbedError::Directive { line, detail });
         }
     };
+    if directive.list("as") == ["markdown"] {
+        return Ok(markdown(&tables, &context));
+    }
     let mut out = String::from("```text\n");
     for heading in &context {
         out.push_str(heading);
@@ -153,6 +165,16 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
     }
     out.push_str("```\n");
     Ok(out)
+}
+
+/// Tables whose cells are sentences: text would be too wide.
+fn markdown(tables: &[Table], heading: &[String]) -> String {
+    let mut out = format!("\n```text\n{}\n```\n\n", heading.join("\n"));
+    for table in tables {
+        out.push_str(&table.render(Format::Markdown));
+        out.push('\n');
+    }
+    out
 }
 
 /// The tables of fields, as markdown: they are wider than text can be.

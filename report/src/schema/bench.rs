@@ -165,6 +165,18 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Summarises how many times the one is the other, round by round: a round
+    /// measures both within the same seconds, so what slows a machine for a while
+    /// slows both. `None` where the rounds do not pair up, or a ratio is not finite.
+    pub fn of_ratios(over: &[f64], under: &[f64]) -> Option<Self> {
+        if over.len() != under.len() {
+            return None;
+        }
+        let pairs = over.iter().zip(under);
+        let ratios: Vec<f64> = pairs.map(|(over, under)| over / under).collect();
+        Self::of(&ratios).filter(|s| s.min.is_finite() && s.max.is_finite())
+    }
+
     /// Summarises one value per round; `None` without rounds or with a value
     /// that is not finite.
     pub fn of(rounds: &[f64]) -> Option<Self> {

@@ -3,7 +3,7 @@
 //! common in the title; several tables where there are many columns. Where single
 //! operations were timed: one row per set of parameters and scheme.
 
-use super::{pass, scaling, shares};
+use super::{pass, scaling, shares, tax};
 use crate::{
     ResultFile,
     latency::Latency,
@@ -43,6 +43,7 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             tables.extend(rounds_tables(workload, metric, op, &group));
         }
     }
+    tables.extend(tax::tables(&cells));
     tables.extend(pass::tables(&cells));
     tables.extend(scaling::tables(&cells));
     tables

@@ -1,14 +1,17 @@
 //! The tables of one result file.
 
 mod bench;
+mod goals;
 mod pass;
 mod profile;
 mod replay;
 mod scaling;
 mod shares;
+mod tax;
 mod verdict;
 
 pub(crate) use bench::describe;
+pub use goals::goals;
 
 use crate::{
     ResultFile,

@@ -137,16 +137,7 @@ pub(super) fn ratio(
     over: &BenchRecord,
     under: &BenchRecord,
 ) -> Option<VerdictNumber> {
-    if over.rounds.len() != under.rounds.len() {
-        return None;
-    }
-    let rounds: Vec<f64> = over
-        .rounds
-        .iter()
-        .zip(&under.rounds)
-        .map(|(over, under)| over / under)
-        .collect();
-    let summary = Summary::of(&rounds).filter(|s| s.max.is_finite())?;
+    let summary = Summary::of_ratios(&over.rounds, &under.rounds)?;
     Some(VerdictNumber {
         name: name.into(),
         unit: String::new(),
