@@ -8,7 +8,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -27,6 +27,7 @@ use crate::frequency;
 use crate::memory::{self, Caches, TooLarge};
 use crate::mmu_lock;
 use crate::plan::{self, Plan, PlanError, Scale};
+use crate::progress;
 use crate::rng::Rng;
 use crate::runner::{self, Session};
 use crate::self_test::{self, SelfTestArgs};
@@ -242,15 +243,19 @@ fn measure(
             counters,
             evictor: Evictor::new(plan.caches.llc_bytes),
         },
-        later: workloads.iter().map(|w| plan.time_for(w.weight())).sum(),
+        later: Duration::ZERO,
     };
     let mut written = 0;
     let mut reason = None;
     let mut failure = None;
-    for workload in workloads {
-        session.later = session
-            .later
-            .saturating_sub(plan.time_for(workload.weight()));
+    let planned = |workloads: &[&dyn Workload]| -> Duration {
+        let times = workloads.iter().map(|w| plan.time_for(w.weight()));
+        times.sum()
+    };
+    let begin = Instant::now();
+    for (number, workload) in workloads.iter().enumerate() {
+        let pace = progress::pace(begin.elapsed(), planned(&workloads[..number]));
+        session.later = planned(&workloads[number + 1..]).mul_f64(pace);
         match session.run(*workload) {
             Ok(outcome) => {
                 written += outcome.records.len();

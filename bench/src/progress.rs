@@ -3,7 +3,8 @@
 //! The remaining time is the sum of what every outstanding measurement took the
 //! last time (in the first round: what the others took on average), not a
 //! smoothed rate: cells differ a hundredfold, and a rate would lie. Workloads that
-//! have not begun count with the measuring time planned for them.
+//! have not begun count with the measuring time planned for them, times what those
+//! that are done took longer than planned: setting up comes on top.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -12,6 +13,19 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Lines are not printed more often than this where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// What a workload takes, setting up included, times its measuring time, where none
+/// is done yet to tell.
+const USUAL_PACE: f64 = 1.9;
+
+/// How many times the measuring time planned for them the workloads so far took.
+#[must_use]
+pub fn pace(took: Duration, planned: Duration) -> f64 {
+    if planned.is_zero() {
+        return USUAL_PACE;
+    }
+    took.as_secs_f64() / planned.as_secs_f64()
+}
 
 /// What the outstanding measurements of one workload will take.
 #[derive(Debug, Clone)]
@@ -63,7 +77,7 @@ pub struct Progress {
     remaining: Remaining,
     steps: u64,
     done: u64,
-    /// Planned for the workloads after this one.
+    /// Expected of the workloads after this one.
     later: Duration,
     last_line: Instant,
 }
@@ -131,7 +145,7 @@ impl Progress {
     }
 }
 
-/// What is left of this workload and, if others follow, what is planned for all.
+/// What is left of this workload and, if others follow, what is expected for all.
 fn time_left(left: Duration, later: Duration) -> String {
     let here = format!("{:.0} s left", left.as_secs_f64());
     if later.is_zero() {
@@ -170,6 +184,13 @@ mod tests {
         assert_eq!(remaining.estimate(), Some(Duration::from_secs(22)));
         remaining.done(0, Duration::from_secs(4));
         assert_eq!(remaining.estimate(), Some(Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn the_rest_goes_on_at_the_pace_so_far() {
+        let seconds = Duration::from_secs;
+        assert_eq!(pace(seconds(0), seconds(0)), USUAL_PACE);
+        assert_eq!(pace(seconds(30), seconds(20)), 1.5);
     }
 
     #[test]

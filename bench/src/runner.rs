@@ -47,7 +47,7 @@ pub struct Session<'a> {
     pub rng: Rng,
     /// Lent to the cells.
     pub tools: Tools,
-    /// Measuring time planned for the workloads after this one.
+    /// Time expected of the workloads after this one.
     pub later: Duration,
 }
 
