@@ -119,6 +119,14 @@ impl LevelCensus {
         self.discarded_chunks == 0
     }
 
+    /// Adds what was read anew to a record of the same level.
+    pub(crate) fn add_again(&self, record: &mut CensusRecord) {
+        if record.level == self.level {
+            record.read_again += self.heads;
+            record.locked_again += self.locked;
+        }
+    }
+
     /// The record of this level in a result file.
     pub(crate) fn record(&self, run: u32, vm: u32) -> CensusRecord {
         let exact = LENGTH_CELLS - 1;
@@ -141,6 +149,8 @@ impl LevelCensus {
             sptes: self.sptes,
             accessed,
             locked: self.locked,
+            read_again: 0,
+            locked_again: 0,
             corrupt: self.bad,
             faults: self.faults,
             discarded_chunks: self.discarded_chunks,

@@ -47,6 +47,8 @@ fn a_census_comes_back_as_written() {
         longer: 0,
         sptes: 32000,
         accessed: Observed::missing("not asked"),
+        read_again: 0,
+        locked_again: 0,
         locked: 0,
         corrupt: 0,
         faults: 0,

@@ -54,6 +54,8 @@ pub(crate) struct Session<'a> {
     pub(crate) counters: Counters,
     pub(crate) intervals: Intervals,
     pub(crate) census: Vec<CensusRecord>,
+    /// Reads chain lengths, once a census was taken.
+    scanner: Option<Scanner>,
     pub(crate) events: Vec<Event>,
     pub(crate) find_problems: FindProblems,
     pub(crate) probes: Option<Probes>,
@@ -139,6 +141,7 @@ impl<'a> Session<'a> {
             counters: Counters::new(&mut ebpf)?,
             intervals: Intervals::new(&mut ebpf, u64::from(memslots_offset))?,
             census: Vec::new(),
+            scanner: None,
             events: Vec::new(),
             find_problems: FindProblems::default(),
             probes: None,
@@ -166,6 +169,31 @@ impl<'a> Session<'a> {
                     self.census
                         .extend(levels.iter().map(|level| level.record(0, number)));
                 }
+                Err(FindError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.scanner = Some(scanner);
+        Ok(())
+    }
+
+    /// Reads the heads of the census again, while callbacks come: how many are
+    /// locked at a time.
+    pub(crate) fn look_again(&mut self) -> Result<()> {
+        let Some(scanner) = &mut self.scanner else {
+            return Ok(());
+        };
+        for tracked in self.registry.alive() {
+            let number = u32::from(tracked.number);
+            let known = self.census.iter_mut().filter(|record| record.vm == number);
+            let mut known = known.peekable();
+            if known.peek().is_none() {
+                continue;
+            }
+            match scanner.scan(&tracked.found, false) {
+                Ok(levels) => known.for_each(|record| {
+                    levels.iter().for_each(|level| level.add_again(record));
+                }),
                 Err(FindError::Gone(_)) => {}
                 Err(error) => return Err(error.into()),
             }

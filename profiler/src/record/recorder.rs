@@ -106,6 +106,7 @@ impl<'a> Recorder<'a> {
                     if self.is_over() {
                         return Ok(Ended::VmsGone);
                     }
+                    self.session.look_again()?;
                     self.keep_cost_low()?;
                 }
                 taken = self.session.take_events() => taken?,

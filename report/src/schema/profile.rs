@@ -308,6 +308,12 @@ pub struct CensusRecord {
     pub accessed: Observed<u64>,
     /// Heads whose LOCKED bit was seen set.
     pub locked: u64,
+    /// Rmap heads read again during the recording, each about once a second.
+    #[serde(default)]
+    pub read_again: u64,
+    /// Of these, heads whose LOCKED bit was seen set.
+    #[serde(default)]
+    pub locked_again: u64,
     /// Chains whose counts contradicted each other.
     pub corrupt: u64,
     /// Reads that faulted.

@@ -16,7 +16,7 @@ pub(crate) static CLAIM: Claim = Claim {
     id: "collisions",
     claim: "Two that want the same rmap at the same time are quite rare.",
     claimed_in: "Linux 6.15, the merge that made aging lockless",
-    tested_by: "the census: heads seen with the bit set; bench agers: two agers on the same and \
+    tested_by: "a profile: heads seen with the bit set while callbacks came; bench agers: two agers on the same and \
                 on disjoint pages",
     judge,
 };
@@ -25,13 +25,16 @@ fn judge(evidence: &Evidence<'_>) -> Judged {
     let mut locked = Counts::default();
     for census in evidence.censuses() {
         locked.add(Counts {
-            hits: census.locked,
-            trials: census.heads,
+            hits: census.locked_again,
+            trials: census.read_again,
         });
     }
     let mut numbers: Vec<VerdictNumber> = same_against_disjoint(evidence).into_iter().collect();
     if locked.trials == 0 {
-        return Judged::open("no profile with a census of rmap heads", numbers);
+        return Judged::open(
+            "no profile that read rmap heads while the kernel aged",
+            numbers,
+        );
     }
     let seen = per_million("heads seen locked while the kernel aged", locked);
     let limits = bounds(&seen);
