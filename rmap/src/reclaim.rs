@@ -9,12 +9,18 @@
 //! spot is not an option: mmu_lock is a spinning lock in the kernel, and its holder
 //! may not sleep.
 //!
-//! Deferring is `crossbeam-epoch`'s business. Under the model checkers it is a
-//! small model of the same promise, in `reclaim/model.rs`, built so that it orders no
-//! more than the promise does and so hides no missing ordering elsewhere.
+//! Who is inside is told by epochs (`reclaim/epochs.rs`), whose read side costs as
+//! little as the kernel's. Under the model checkers there is a small model of the same
+//! promise instead, in `reclaim/model.rs`, built so that it orders no more than the
+//! promise does and so hides no missing ordering elsewhere; the epochs have a model
+//! check of their own.
 
 use std::ptr::NonNull;
 
+#[cfg(not(shuttle))]
+mod barrier;
+#[cfg(not(shuttle))]
+pub mod epochs;
 #[cfg(any(loom, shuttle))]
 mod model;
 #[cfg(not(any(loom, shuttle)))]

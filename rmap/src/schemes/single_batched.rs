@@ -1,15 +1,16 @@
 //! `single-batched`: [`single-bitlock`](super::single_bitlock) for ranges, read ahead.
 //!
 //! The protocol is that of `single-bitlock`: one SPTE is looked at without a lock,
-//! chains under their bit. What differs is the walk of a range. Before eight
-//! neighbouring heads are walked, what the next eight point to is asked for from the
-//! cache, so that the misses of many pages overlap, also where clearing Accessed is an
-//! atomic operation that would let none of them start early. Eight empty heads are
-//! passed over with one test. Under a chain's bit, the SPTEs of a descriptor and the
+//! chains under their bit. What differs is the walk of a range of more than eight
+//! pages. The cache lines of the heads are asked for ahead of the walk, and of eight
+//! neighbours the SPTE of the first, for the SPTEs of neighbouring pages are neighbours
+//! too; or the descriptors of all eight. So the misses of many pages overlap, also where
+//! clearing Accessed is an atomic operation that would let none of them start early.
+//! Eight empty heads are passed over with one test. Under a chain's bit, the SPTEs of a descriptor and the
 //! next descriptor are asked for before the first is visited.
 //!
-//! What it gives up: what `single-bitlock` does, and a few instructions per page where
-//! everything is in the cache already.
+//! What it gives up: what `single-bitlock` does, and an instruction or two per page
+//! where everything is in the cache already.
 //!
 //! Orderings: those of `single-bitlock`. A word read ahead is never followed: it only
 //! says where to prefetch, and each head is read again, with acquire, when its turn
@@ -59,12 +60,50 @@ fn is_empty(batch: &[RmapHead; BATCH]) -> bool {
     batch.iter().all(|head| head.load().is_empty())
 }
 
-/// Asks the cache for what a batch of heads points to.
+/// Batches whose heads, and what these point to, are asked for ahead of the walk.
+const AHEAD: usize = 8;
+
+/// Asks the cache for a batch of heads.
 #[inline(always)]
-fn ask_for(batch: &[RmapHead; BATCH]) {
-    for head in batch {
-        prefetch(head.load().target());
+fn ask_for_heads(batch: Option<&[RmapHead; BATCH]>) {
+    if let Some([first, ..]) = batch {
+        prefetch(std::ptr::from_ref(first));
     }
+}
+
+/// Asks the cache for what a batch of heads points to: one line where they are lone
+/// SPTEs, which are neighbours as their pages are, and one for each chain.
+#[inline(always)]
+fn ask_for_targets(batch: Option<&[RmapHead; BATCH]>) {
+    let Some(batch) = batch else { return };
+    match batch[0].load().chain() {
+        Chain::Empty => {}
+        Chain::One(spte) => prefetch(spte.as_ptr()),
+        Chain::Many(_) => batch.iter().for_each(|head| prefetch(head.load().target())),
+    }
+}
+
+/// Visits the heads of a range of several batches.
+#[inline(never)]
+fn walk_batches(
+    guard: &mut ReadSide<'_>,
+    heads: &[RmapHead],
+    op: &mut impl AgeOp,
+) -> ControlFlow<()> {
+    let (batches, rest) = heads.as_chunks::<BATCH>();
+    (0..2 * AHEAD).for_each(|ahead| ask_for_heads(batches.get(ahead)));
+    (0..AHEAD).for_each(|ahead| ask_for_targets(batches.get(ahead)));
+    for (index, batch) in batches.iter().enumerate() {
+        ask_for_heads(batches.get(index + 2 * AHEAD));
+        ask_for_targets(batches.get(index + AHEAD));
+        if !is_empty(batch) {
+            batch
+                .iter()
+                .try_for_each(|head| SingleBatched::walk(guard, head, op))?;
+        }
+    }
+    rest.iter()
+        .try_for_each(|head| SingleBatched::walk(guard, head, op))
 }
 
 /// Visits a chain under its bit.
@@ -110,20 +149,12 @@ unsafe impl Scheme for SingleBatched {
         heads: &[RmapHead],
         op: &mut impl AgeOp,
     ) -> ControlFlow<()> {
-        let (batches, rest) = heads.as_chunks::<BATCH>();
-        for (index, batch) in batches.iter().enumerate() {
-            if let Some(next) = batches.get(index + 1)
-                && !is_empty(next)
-            {
-                ask_for(next);
-            }
-            if !is_empty(batch) {
-                batch
-                    .iter()
-                    .try_for_each(|head| Self::walk(guard, head, op))?;
-            }
+        if heads.len() > BATCH {
+            return walk_batches(guard, heads, op);
         }
-        rest.iter().try_for_each(|head| Self::walk(guard, head, op))
+        heads
+            .iter()
+            .try_for_each(|head| Self::walk(guard, head, op))
     }
 
     #[inline]

@@ -8,6 +8,7 @@
 #[path = "../broken/mod.rs"]
 mod broken;
 mod controls;
+mod epochs;
 mod model;
 mod pairs;
 mod queued_lock;

@@ -1,0 +1,133 @@
+//! The read side of real builds: nothing is freed that a reader inside may hold.
+//!
+//! One thing is linked; a reader enters and looks at it if it finds it linked, while
+//! the other side unlinks it, and frees it when the epochs say so. Barriers are full
+//! fences here, as where the kernel refuses membarrier.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed as Counted};
+use std::sync::{Arc, LazyLock};
+
+use loom::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+};
+use rmap::{
+    reclaim::epochs::{Epochs, Reader},
+    sync::Canary,
+};
+
+use crate::{controls::must_be_caught, model::explore};
+
+/// The thing, its link, and the epochs.
+struct World {
+    epochs: Epochs,
+    linked: AtomicBool,
+    thing: Canary,
+}
+
+/// How a reader behaves.
+#[derive(Clone, Copy)]
+enum Manners {
+    /// It announces itself before it reads.
+    Announces,
+    /// It does not announce itself.
+    Sneaks,
+    /// It reads the link first.
+    AnnouncesLate,
+}
+
+impl World {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            epochs: Epochs::new(),
+            linked: AtomicBool::new(true),
+            thing: Canary::new(),
+        })
+    }
+
+    /// Reads once; returns whether the thing was found.
+    fn read(&self, reader: &Reader, manners: Manners) -> bool {
+        let early = self.linked.load(Relaxed);
+        let inside = match manners {
+            Manners::Sneaks => false,
+            Manners::Announces | Manners::AnnouncesLate => self.epochs.enter(reader),
+        };
+        let found = match manners {
+            Manners::AnnouncesLate => early,
+            Manners::Announces | Manners::Sneaks => self.linked.load(Relaxed),
+        };
+        if found {
+            self.thing.read();
+        }
+        if inside {
+            reader.leave();
+        }
+        found
+    }
+
+    /// Unlinks the thing and frees it if `advances` are enough for that; returns
+    /// whether they were.
+    fn replace(&self, advances: u32) -> bool {
+        self.linked.store(false, Relaxed);
+        let stamp = self.epochs.stamp();
+        let passed = (0..advances).any(|_| self.epochs.advance().has_passed(stamp));
+        if passed {
+            self.thing.retire();
+        }
+        passed
+    }
+}
+
+fn history(manners: Manners, advances: u32, seen: &AtomicUsize, freed: &AtomicUsize) {
+    let world = World::new();
+    let reader = world.epochs.join();
+    let side = {
+        let world = Arc::clone(&world);
+        thread::spawn(move || world.read(reader, manners))
+    };
+    let passed = world.replace(advances);
+    let found = side.join().expect("the reader does not panic");
+    seen.fetch_add(usize::from(found), Counted);
+    freed.fetch_add(usize::from(passed), Counted);
+}
+
+#[test]
+fn i_life_epochs_free_nothing_that_a_reader_holds() {
+    static SEEN: LazyLock<AtomicUsize> = LazyLock::new(AtomicUsize::default);
+    static FREED: LazyLock<AtomicUsize> = LazyLock::new(AtomicUsize::default);
+    explore(|| history(Manners::Announces, 3, &SEEN, &FREED));
+    assert!(
+        SEEN.load(Counted) > 0,
+        "no history had a reader that found it"
+    );
+    assert!(FREED.load(Counted) > 0, "no history freed anything");
+}
+
+#[test]
+fn i_life_epochs_hold_for_a_reader_that_comes_again() {
+    explore(|| {
+        let world = World::new();
+        let reader = world.epochs.join();
+        let side = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                world.read(reader, Manners::Announces);
+                world.read(reader, Manners::Announces);
+            })
+        };
+        world.replace(2);
+        side.join().expect("the reader does not panic");
+    });
+}
+
+#[test]
+fn control_a_reader_that_does_not_announce_itself_is_caught() {
+    for manners in [Manners::Sneaks, Manners::AnnouncesLate] {
+        let nobody = || AtomicUsize::new(0);
+        let message = must_be_caught(move || history(manners, 2, &nobody(), &nobody()));
+        assert!(
+            message.contains("Causality violation"),
+            "caught for another reason: {message}"
+        );
+    }
+}
