@@ -168,7 +168,11 @@ fn list() -> Result<ExitCode> {
     }
     text.push_str("schemes, peers and limits:\n");
     for subject in subject::subjects() {
-        text.push_str(&format!("  {:<20} {}\n", subject.name, subject.summary));
+        let note = if subject.ablation { "ablation: " } else { "" };
+        text.push_str(&format!(
+            "  {:<20} {note}{}\n",
+            subject.name, subject.summary
+        ));
     }
     text.push_str(&format!(
         "  {:<20} a cache line handed from one CPU to another (agers)\n",
@@ -319,7 +323,7 @@ impl RunArgs {
     }
 
     /// The schemes named, or all that keep their promises: a negative control
-    /// is measured only when it is named.
+    /// or an ablation is measured only when it is named.
     fn schemes(&self) -> Result<Vec<String>, PlanError> {
         let known: Vec<_> = subject::names().collect();
         let named =
@@ -327,10 +331,11 @@ impl RunArgs {
                 name,
                 known: known.join(", "),
             })?;
-        let sound = |name: &&str| subject::subject(name).is_none_or(|s| s.sound);
+        let by_default =
+            |name: &&str| subject::subject(name).is_none_or(|s| s.sound && !s.ablation);
         let kept = named
             .into_iter()
-            .filter(|name| !self.schemes.is_empty() || sound(name));
+            .filter(|name| !self.schemes.is_empty() || by_default(name));
         Ok(kept.map(ToOwned::to_owned).collect())
     }
 

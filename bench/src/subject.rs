@@ -31,6 +31,8 @@ pub struct Subject {
     pub summary: &'static str,
     /// It keeps its promises; what does not is measured only when it is named.
     pub sound: bool,
+    /// A scheme with some of its ideas left out, measured only when it is named.
+    pub ablation: bool,
     /// Mutators and agers may run beside each other.
     pub concurrent: bool,
     /// The most SPTEs that can map one gfn.
@@ -60,12 +62,20 @@ impl Subject {
             kind: Kind::Scheme,
             summary: info.summary,
             sound: info.sound,
+            ablation: false,
             concurrent: true,
             max_aliases: info.max_aliases(),
             quick_to_fill: true,
             huge_pages: true,
             reads_heads_only: false,
             build: info.build,
+        }
+    }
+
+    fn ablation(info: &SchemeInfo) -> Self {
+        Self {
+            ablation: true,
+            ..Self::scheme(info)
         }
     }
 
@@ -79,6 +89,7 @@ impl Subject {
             kind: Kind::Peer,
             summary,
             sound: true,
+            ablation: false,
             concurrent: true,
             max_aliases: rmap::config::MAX_ALIASES,
             quick_to_fill: false,
@@ -150,7 +161,8 @@ static LIMITS: [Subject; 3] = [
 /// Everything that can be measured, in the order in which tables show it.
 pub fn subjects() -> impl Iterator<Item = Subject> {
     let schemes = rmap::schemes().iter().map(Subject::scheme);
-    schemes.chain(PEERS).chain(LIMITS)
+    let ablations = rmap::ablations().iter().map(Subject::ablation);
+    schemes.chain(ablations).chain(PEERS).chain(LIMITS)
 }
 
 /// The time a cache line takes from one CPU to another: a row of `agers` without an

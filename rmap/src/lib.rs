@@ -71,5 +71,5 @@ pub use error::{PteListError, RmapError, Violation};
 pub use gfn::{Gfn, GfnRange, Level, Mapping};
 pub use lookaround::{LOOKAROUND_PAGES, Lookaround, lookaround};
 pub use mmu::{Access, Aging, FaultOutcome, GivenPage, Mmu, Zapped};
-pub use schemes::{Mmus, SchemeInfo, scheme, schemes};
+pub use schemes::{Mmus, SchemeInfo, ablations, scheme, schemes};
 pub use vcpu::Vcpu;

@@ -74,7 +74,16 @@ pub trait AgeOp {
     /// Looks at the SPTE, perhaps makes it old, and breaks if the callback is over.
     fn visit(&mut self, spte: &Spte) -> ControlFlow<()>;
 
-    /// The same without a lock: changes the SPTE only if `still_mapped` says yes
+    /// [`visit`](Self::visit) for each of these, in order.
+    #[inline(always)]
+    fn visit_all<const N: usize>(&mut self, sptes: &[&Spte; N]) -> ControlFlow<()> {
+        if Spte::none_young(sptes) {
+            return ControlFlow::Continue(());
+        }
+        sptes.iter().try_for_each(|spte| self.visit(spte))
+    }
+
+    /// [`visit`](Self::visit) without a lock: changes the SPTE only if `still_mapped` says yes
     /// after the SPTE was read, and the SPTE is what it was.
     fn visit_rechecked(
         &mut self,

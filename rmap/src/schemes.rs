@@ -118,8 +118,16 @@ pub fn schemes() -> &'static [SchemeInfo] {
     SCHEMES
 }
 
-/// The scheme of that name.
+/// Our best scheme with some of its ideas left out, to show what each buys: not among
+/// [`schemes`].
+#[must_use]
+pub fn ablations() -> &'static [SchemeInfo] {
+    &single_batched::ABLATIONS
+}
+
+/// The scheme, or ablation, of that name.
 #[must_use]
 pub fn scheme(name: &str) -> Option<&'static SchemeInfo> {
-    SCHEMES.iter().find(|scheme| scheme.name == name)
+    let mut all = SCHEMES.iter().chain(ablations());
+    all.find(|scheme| scheme.name == name)
 }

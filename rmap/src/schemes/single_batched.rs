@@ -1,23 +1,31 @@
-//! `single-batched`: [`single-bitlock`](super::single_bitlock) for ranges, read ahead.
+//! `single-batched`: [`single-bitlock`](super::single_bitlock) for ranges, by cache lines
+//! of heads.
 //!
 //! The protocol is that of `single-bitlock`: one SPTE is looked at without a lock,
 //! chains under their bit. What differs is the walk of a range of more than eight
-//! pages. The cache lines of the heads are asked for ahead of the walk, and of eight
-//! neighbours the SPTE of the first, for the SPTEs of neighbouring pages are neighbours
-//! too; or the descriptors of all eight. So the misses of many pages overlap, also where
-//! clearing Accessed is an atomic operation that would let none of them start early.
-//! Eight empty heads are passed over with one test. Under a chain's bit, the SPTEs of a descriptor and the
-//! next descriptor are asked for before the first is visited.
+//! pages, eight heads at a time:
+//! * *read ahead*: the cache lines of heads are asked for ahead of the walk, and of eight
+//!   neighbours the SPTE of the first, for the SPTEs of neighbouring pages are neighbours
+//!   too, or the descriptors of all eight; under a chain's bit a descriptor's SPTEs and
+//!   the next descriptor before the first is visited. So the misses of many pages overlap,
+//!   also where clearing Accessed is an atomic operation that would let none start early;
+//! * *skip empty*: eight empty heads are passed over with one test;
+//! * *together*: the SPTEs of eight pages with one each are read with no branch between
+//!   them, and one test says that none is young.
 //!
-//! What it gives up: what `single-bitlock` does, and an instruction or two per page
-//! where everything is in the cache already.
+//! [`ABLATIONS`] are the same with some of these ideas left out, to show what each buys.
+//!
+//! What it gives up: what `single-bitlock` does, and what was asked for in vain where a
+//! test_age leaves at the first pages of a range.
 //!
 //! Orderings: those of `single-bitlock`. A word read ahead is never followed: it only
 //! says where to prefetch, and each head is read again, with acquire, when its turn
-//! comes (**I-life**). An ager that reads eight heads as empty needs no ordering, as
-//! with one.
+//! comes (**I-life**). Heads walked together are read with acquire each, before any of
+//! their SPTEs: each page's walk begins when its head is read, and the eight walks
+//! overlap, as those of eight agers would. An ager that reads eight heads as empty needs
+//! no ordering, as with one.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, ptr::NonNull};
 
 use crate::{
     head::{Chain, HeadWord, RmapHead},
@@ -27,13 +35,14 @@ use crate::{
     scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
     schemes::{Mmus, SchemeInfo, bitlock::Bitlock},
     shadow_mmu::ShadowMmu,
+    spte::Spte,
 };
 
 /// The registry's line.
 pub const INFO: SchemeInfo = SchemeInfo {
     name: "single-batched",
     origin: "ours",
-    summary: "single-bitlock that prefetches along a range and skips empty heads",
+    summary: "single-bitlock that takes the heads of a range eight at a time",
     exact: true,
     consistent: true,
     parallel_agers: true,
@@ -43,6 +52,48 @@ pub const INFO: SchemeInfo = SchemeInfo {
     build: ShadowMmu::<SingleBatched>::boxed,
 };
 
+/// A variant's line.
+const fn ablation<const IDEAS: u8>(name: &'static str, summary: &'static str) -> SchemeInfo {
+    SchemeInfo {
+        name,
+        summary,
+        build: ShadowMmu::<Batched<IDEAS>>::boxed,
+        ..INFO
+    }
+}
+
+/// The scheme with one idea, without one, and with none: measured only when named.
+pub static ABLATIONS: [SchemeInfo; 7] = [
+    ablation::<0>("batched-none", "single-batched without its ideas"),
+    ablation::<READ_AHEAD>("batched-ahead", "of single-batched only the reading ahead"),
+    ablation::<SKIP_EMPTY>(
+        "batched-skip",
+        "of single-batched only the skipping of empty heads",
+    ),
+    ablation::<TOGETHER>(
+        "batched-together",
+        "of single-batched only reading SPTEs together",
+    ),
+    ablation::<{ ALL & !READ_AHEAD }>("batched-no-ahead", "single-batched without reading ahead"),
+    ablation::<{ ALL & !SKIP_EMPTY }>(
+        "batched-no-skip",
+        "single-batched without skipping empty heads",
+    ),
+    ablation::<{ ALL & !TOGETHER }>(
+        "batched-no-together",
+        "single-batched without reading SPTEs together",
+    ),
+];
+
+/// What heads point to is asked for before they are walked.
+const READ_AHEAD: u8 = 1 << 0;
+/// Empty heads are passed over with one test.
+const SKIP_EMPTY: u8 = 1 << 1;
+/// Lone SPTEs are tested with one test.
+const TOGETHER: u8 = 1 << 2;
+/// Every idea.
+const ALL: u8 = READ_AHEAD | SKIP_EMPTY | TOGETHER;
+
 /// Heads passed over or asked for together: one cache line of them.
 #[cfg(not(loom))]
 const BATCH: usize = 8;
@@ -51,8 +102,17 @@ const BATCH: usize = 8;
 const BATCH: usize = 2;
 
 /// The scheme.
+pub type SingleBatched = Batched<ALL>;
+
+/// The scheme with some of its ideas.
 #[derive(Debug)]
-pub enum SingleBatched {}
+pub enum Batched<const IDEAS: u8> {}
+
+impl<const IDEAS: u8> Batched<IDEAS> {
+    const fn has(idea: u8) -> bool {
+        IDEAS & idea != 0
+    }
+}
 
 /// Whether no head of a batch leads anywhere.
 #[inline(always)]
@@ -83,27 +143,21 @@ fn ask_for_targets(batch: Option<&[RmapHead; BATCH]>) {
     }
 }
 
-/// Visits the heads of a range of several batches.
-#[inline(never)]
-fn walk_batches(
-    guard: &mut ReadSide<'_>,
-    heads: &[RmapHead],
-    op: &mut impl AgeOp,
-) -> ControlFlow<()> {
-    let (batches, rest) = heads.as_chunks::<BATCH>();
-    (0..2 * AHEAD).for_each(|ahead| ask_for_heads(batches.get(ahead)));
-    (0..AHEAD).for_each(|ahead| ask_for_targets(batches.get(ahead)));
-    for (index, batch) in batches.iter().enumerate() {
-        ask_for_heads(batches.get(index + 2 * AHEAD));
-        ask_for_targets(batches.get(index + AHEAD));
-        if !is_empty(batch) {
-            batch
-                .iter()
-                .try_for_each(|head| SingleBatched::walk(guard, head, op))?;
-        }
+/// The SPTEs of a batch of pages that have one each; `None` if some page has not.
+///
+/// # Safety
+/// **I-life**: the caller is on the read side as long as it uses them.
+#[inline(always)]
+unsafe fn lone_sptes(batch: &[RmapHead; BATCH]) -> Option<[&Spte; BATCH]> {
+    let mut sptes = [NonNull::dangling(); BATCH];
+    for (head, spte) in batch.iter().zip(&mut sptes) {
+        let Chain::One(lone) = head.load_acquire().chain() else {
+            return None;
+        };
+        *spte = lone;
     }
-    rest.iter()
-        .try_for_each(|head| SingleBatched::walk(guard, head, op))
+    // SAFETY: from the caller; every element was overwritten by a head's SPTE.
+    Some(sptes.map(|spte| unsafe { spte.as_ref() }))
 }
 
 /// Visits a chain under its bit.
@@ -120,10 +174,55 @@ fn walk_chain(head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
     over
 }
 
+impl<const IDEAS: u8> Batched<IDEAS> {
+    /// Visits one batch.
+    #[inline(always)]
+    fn walk_batch(
+        guard: &mut ReadSide<'_>,
+        batch: &[RmapHead; BATCH],
+        op: &mut impl AgeOp,
+    ) -> ControlFlow<()> {
+        if Self::has(TOGETHER)
+            // SAFETY: I-life: `guard` is the read side.
+            && let Some(sptes) = unsafe { lone_sptes(batch) }
+        {
+            return op.visit_all(&sptes);
+        }
+        if Self::has(SKIP_EMPTY) && is_empty(batch) {
+            return ControlFlow::Continue(());
+        }
+        batch
+            .iter()
+            .try_for_each(|head| Self::walk(guard, head, op))
+    }
+
+    /// Visits a range of several batches.
+    #[inline(never)]
+    fn walk_batches(
+        guard: &mut ReadSide<'_>,
+        heads: &[RmapHead],
+        op: &mut impl AgeOp,
+    ) -> ControlFlow<()> {
+        let (batches, rest) = heads.as_chunks::<BATCH>();
+        if Self::has(READ_AHEAD) {
+            (0..2 * AHEAD).for_each(|ahead| ask_for_heads(batches.get(ahead)));
+            (0..AHEAD).for_each(|ahead| ask_for_targets(batches.get(ahead)));
+        }
+        for (index, batch) in batches.iter().enumerate() {
+            if Self::has(READ_AHEAD) {
+                ask_for_heads(batches.get(index + 2 * AHEAD));
+                ask_for_targets(batches.get(index + AHEAD));
+            }
+            Self::walk_batch(guard, batch, op)?;
+        }
+        rest.iter().try_for_each(|head| Self::walk(guard, head, op))
+    }
+}
+
 // SAFETY: I-life: chains are walked with the bit held, as mutators change them; a
 // lone SPTE is reached without a descriptor, and its page stays until the read side
 // is left.
-unsafe impl Scheme for SingleBatched {
+unsafe impl<const IDEAS: u8> Scheme for Batched<IDEAS> {
     const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
 
     type Guard<'a> = ReadSide<'a>;
@@ -139,7 +238,8 @@ unsafe impl Scheme for SingleBatched {
             Chain::Empty => ControlFlow::Continue(()),
             // SAFETY: I-life: the read side keeps the shadow page.
             Chain::One(spte) => unsafe { visit_one(spte, op) },
-            Chain::Many(_) => walk_chain(head, op),
+            Chain::Many(_) if Self::has(READ_AHEAD) => walk_chain(head, op),
+            Chain::Many(_) => Bitlock::walk(&mut (), head, op),
         }
     }
 
@@ -150,7 +250,7 @@ unsafe impl Scheme for SingleBatched {
         op: &mut impl AgeOp,
     ) -> ControlFlow<()> {
         if heads.len() > BATCH {
-            return walk_batches(guard, heads, op);
+            return Self::walk_batches(guard, heads, op);
         }
         heads
             .iter()
