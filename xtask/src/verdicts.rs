@@ -13,7 +13,7 @@ use std::{
 use ::report::{
     ResultFile, ResultWriter, host,
     schema::{Disturbance, Outcome as JobOutcome, Record, ResultKind},
-    table,
+    summary,
     verdicts::{self, Checks, Evidence},
 };
 use anyhow::{Context as _, Result, bail};
@@ -101,12 +101,7 @@ fn print(file: &ResultFile) -> Result<()> {
         ::report::out!("  because: {}", v.because)?;
         ::report::out!("  tested:  {}", v.tested_by)?;
         for number in &v.numbers {
-            let value = number.value.value().copied();
-            let shown = value.map_or_else(
-                || "not observed".to_owned(),
-                |value| table::with_interval(value, number.ci95),
-            );
-            ::report::out!("  figure:  {}: {shown} {}", number.name, number.unit)?;
+            ::report::out!("  figure:  {}", summary::verdict_figure(number))?;
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ mod verdict;
 
 pub(crate) use bench::describe;
 pub use goals::goals;
+pub use verdict::shown as verdict_figure;
 
 use crate::{
     ResultFile,
