@@ -25,6 +25,12 @@ const HOT: GfnRange = GfnRange {
     start: Gfn(0),
     end: Gfn(4),
 };
+/// Pages of at most one SPTE, faulted and zapped beside agers of all of them at once:
+/// a scheme may walk a wide range otherwise than page by page.
+const WIDE: GfnRange = GfnRange {
+    start: Gfn(8),
+    end: Gfn(40),
+};
 const VCPUS: u32 = 2;
 /// Names schemes to leave out, separated by commas: ThreadSanitizer knows the
 /// language's memory model and not the machine's, on which a scheme may rely.
@@ -48,6 +54,12 @@ impl Rng {
 
     fn level(&mut self) -> Level {
         Level::ALL[self.below(8).saturating_sub(5) as usize]
+    }
+
+    /// The one place of a page of the wide range.
+    fn lone_mapping(&mut self) -> Mapping {
+        let gfn = WIDE.start.0 + self.below(WIDE.npages());
+        Mapping::new(Gfn(gfn), Level::Size4K, 0)
     }
 
     /// A place in a shared column or in the vCPU's own, where there is one.
@@ -111,18 +123,24 @@ impl<'a> Worker<'a> {
         let mapping = self.rng.mapping(self.scheme, self.own_alias);
         let page = GfnRange::single(mapping.gfn);
         match self.rng.below(1000) {
-            0..600 => self.fault(mapping),
-            600..780 => {
-                let zap = mmu.zap(&mut self.vcpu, mapping);
-                self.assert_done(&zap);
+            0..500 => self.fault(mapping),
+            500..650 => self.zap(mapping),
+            650..770 => {
+                let lone = self.rng.lone_mapping();
+                self.fault(lone);
             }
-            780..970 => drop(mmu.touch(mapping)),
+            770..850 => {
+                let lone = self.rng.lone_mapping();
+                self.zap(lone);
+            }
+            850..970 => drop(mmu.touch(mapping)),
             970..975 => {
                 let unmap = mmu.unmap_range(&mut self.vcpu, page);
                 assert!(unmap.is_ok(), "seed {seed}: {unmap:?}");
             }
             975..982 => self.tally.protected += mmu.write_protect(page),
-            982..988 => mmu.set_young_share(HOT, 500, seed),
+            982..985 => mmu.set_young_share(HOT, 500, seed),
+            985..988 => mmu.set_young_share(WIDE, 500, seed),
             988..993 => self.reuse_page(mapping.level),
             993 => {
                 let zapped = mmu.zap_collapsible(&mut self.vcpu, SLOT);
@@ -155,6 +173,11 @@ impl<'a> Worker<'a> {
         self.tally.recycled += u32::from(recycled);
     }
 
+    fn zap(&mut self, mapping: Mapping) {
+        let zap = self.mmu.zap(&mut self.vcpu, mapping);
+        self.assert_done(&zap);
+    }
+
     /// Fills a page of the vCPU's own, gives it away and takes it back.
     fn reuse_page(&mut self, level: Level) {
         let page = Mapping::new(Gfn(0), level, self.own_alias);
@@ -177,10 +200,12 @@ impl<'a> Worker<'a> {
 
 fn run_ager(mmu: &dyn Mmu, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
-        mmu.test_age(HOT);
-        mmu.age(HOT);
-        mmu.age_fast_only(HOT);
-        mmu.age_before_eviction(HOT);
+        for range in [HOT, WIDE] {
+            mmu.test_age(range);
+            mmu.age(range);
+            mmu.age_fast_only(range);
+            mmu.age_before_eviction(range);
+        }
     }
 }
 

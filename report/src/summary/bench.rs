@@ -81,8 +81,20 @@ fn rounds_tables(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -
     parts.iter().map(part).collect()
 }
 
+/// The cells of one figure of a workload.
+pub(super) fn measured<'a>(
+    cells: &[&'a BenchRecord],
+    (workload, metric): (&str, &str),
+) -> Vec<&'a BenchRecord> {
+    let is_it = |c: &&BenchRecord| c.workload == workload && c.metric == metric;
+    cells.iter().copied().filter(is_it).collect()
+}
+
 /// What the cells have, each once, in the order of the cells.
-fn distinct<T: PartialEq>(cells: &[&BenchRecord], of: impl Fn(&BenchRecord) -> T) -> Vec<T> {
+pub(super) fn distinct<T: PartialEq>(
+    cells: &[&BenchRecord],
+    of: impl Fn(&BenchRecord) -> T,
+) -> Vec<T> {
     let mut found = Vec::new();
     for cell in cells {
         let value = of(cell);

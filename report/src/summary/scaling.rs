@@ -1,6 +1,7 @@
 //! Scaling curves of a bench result: what was fitted, and apart from everything
 //! measured what the fit says of machines that were not.
 
+use super::bench::{distinct, measured};
 use crate::{
     schema::{BenchRecord, Params},
     table::{Column, Table, figure},
@@ -43,25 +44,15 @@ impl Curve {
 
 /// The tables, if the result has cells to fit a curve to.
 pub(super) fn tables(cells: &[&BenchRecord]) -> Vec<Table> {
-    let cells: Vec<&BenchRecord> = cells
-        .iter()
-        .copied()
-        .filter(|c| c.workload == WORKLOAD && c.metric == METRIC)
-        .collect();
-    let mut curves: Vec<Curve> = Vec::new();
-    for cell in &cells {
-        let Some(ranges) = cell.params.ranges.clone() else {
-            continue;
-        };
-        let curve = Curve {
+    let cells = measured(cells, (WORKLOAD, METRIC));
+    let curve = |cell: &BenchRecord| {
+        Some(Curve {
             scheme: cell.scheme.clone(),
             chain_len: cell.params.chain_len,
-            ranges,
-        };
-        if !curves.contains(&curve) {
-            curves.push(curve);
-        }
-    }
+            ranges: cell.params.ranges.clone()?,
+        })
+    };
+    let curves: Vec<Curve> = distinct(&cells, curve).into_iter().flatten().collect();
     if curves.is_empty() {
         return Vec::new();
     }

@@ -1,14 +1,13 @@
 //! What mutators pay for a scheme: its times over those of the scheme without an
 //! rmap bit.
 
+use super::bench::{distinct, measured};
 use crate::{
     schema::{BenchRecord, Op, Summary},
     table::{Column, Table, with_interval},
 };
 
-/// The workload.
 const WORKLOAD: &str = "writer";
-/// Its figure.
 const METRIC: &str = "ns_per_op";
 /// The scheme whose mutators take mmu_lock and nothing else.
 const UNTAXED: &str = "rwlock-write";
@@ -17,17 +16,11 @@ const OPS: [Op; 3] = [Op::Fault, Op::Zap, Op::UnmapRange];
 
 /// One table, if the scheme to compare with was measured.
 pub(super) fn tables(cells: &[&BenchRecord]) -> Vec<Table> {
-    let cells: Vec<&BenchRecord> = cells
-        .iter()
-        .copied()
-        .filter(|c| c.workload == WORKLOAD && c.metric == METRIC)
-        .collect();
-    let mut chains: Vec<Option<u32>> = cells.iter().map(|c| c.params.chain_len).collect();
+    let cells = measured(cells, (WORKLOAD, METRIC));
+    let mut chains = distinct(&cells, |c| c.params.chain_len);
     chains.sort_unstable();
-    chains.dedup();
-    let mut schemes: Vec<&str> = cells.iter().map(|c| c.scheme.as_str()).collect();
-    schemes.dedup();
-    schemes.retain(|scheme| *scheme != UNTAXED);
+    let mut schemes = distinct(&cells, |c| c.scheme.clone());
+    schemes.retain(|scheme| scheme != UNTAXED);
     let find = |scheme: &str, op, chain_len| {
         let is_it = |c: &&&BenchRecord| {
             (c.scheme.as_str(), c.op, c.params.chain_len) == (scheme, op, chain_len)
@@ -44,8 +37,7 @@ pub(super) fn tables(cells: &[&BenchRecord]) -> Vec<Table> {
             Column::number("unmap_range (%)"),
         ],
     );
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for &scheme in &schemes {
+    for scheme in &schemes {
         for &chain_len in &chains {
             let taxes = OPS.map(|op| {
                 let (taxed, untaxed) =
@@ -56,17 +48,14 @@ pub(super) fn tables(cells: &[&BenchRecord]) -> Vec<Table> {
                 continue;
             }
             let chain_len = chain_len.map_or_else(|| "-".to_owned(), |len| len.to_string());
-            let mut row = vec![scheme.to_owned(), chain_len];
+            let mut row = vec![scheme.clone(), chain_len];
             row.extend(taxes.map(|tax| tax.unwrap_or_else(|| "-".to_owned())));
-            if !rows.contains(&row) {
-                rows.push(row);
-            }
+            table.row(row);
         }
     }
-    if rows.is_empty() {
+    if table.is_empty() {
         return Vec::new();
     }
-    rows.into_iter().for_each(|row| table.row(row));
     table.note(format!(
         "over {UNTAXED}, whose mutators take mmu_lock and no rmap bit: median of the rounds' \
          ratios, less 1, ± half of its 95 % interval."

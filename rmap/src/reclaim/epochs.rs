@@ -26,7 +26,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sync::{
-    AtomicU64,
+    AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
@@ -42,13 +42,29 @@ const ADVANCES: u64 = 2;
 /// A reader's word, alone on its cache lines (two: the hardware fetches pairs).
 #[repr(align(128))]
 #[derive(Debug)]
-pub struct Reader(AtomicU64);
+pub struct Reader {
+    epoch: AtomicU64,
+    /// Read sides the thread is inside, in whatever order it leaves them. Only the
+    /// thread itself looks.
+    depth: AtomicU32,
+}
 
 impl Reader {
-    /// Leaves the read side.
+    fn new() -> Self {
+        Self {
+            epoch: AtomicU64::new(OUTSIDE),
+            depth: AtomicU32::new(0),
+        }
+    }
+
+    /// Leaves the read side, as often as it was entered; by the thread whose word it is.
     #[inline]
     pub fn leave(&self) {
-        self.0.store(OUTSIDE, Release);
+        let depth = self.depth.load(Relaxed) - 1;
+        self.depth.store(depth, Relaxed);
+        if depth == 0 {
+            self.epoch.store(OUTSIDE, Release);
+        }
     }
 }
 
@@ -102,7 +118,7 @@ impl Epochs {
     pub fn join(&self) -> &'static Reader {
         let mut readers = self.readers();
         readers.unused.pop().unwrap_or_else(|| {
-            let reader = Box::leak(Box::new(Reader(AtomicU64::new(OUTSIDE))));
+            let reader = Box::leak(Box::new(Reader::new()));
             readers.all.push(reader);
             reader
         })
@@ -113,17 +129,15 @@ impl Epochs {
         self.readers().unused.push(reader);
     }
 
-    /// Enters the read side; false if the thread is inside already, and then must not
-    /// leave.
+    /// Enters the read side; by the thread whose word it is.
     #[inline]
-    #[must_use]
-    pub fn enter(&self, reader: &Reader) -> bool {
-        if reader.0.load(Relaxed) != OUTSIDE {
-            return false;
+    pub fn enter(&self, reader: &Reader) {
+        let depth = reader.depth.load(Relaxed);
+        reader.depth.store(depth + 1, Relaxed);
+        if depth == 0 {
+            reader.epoch.store(self.current.load(Acquire), Release);
+            light_barrier();
         }
-        reader.0.store(self.current.load(Acquire), Release);
-        light_barrier();
-        true
     }
 
     /// The stamp of what the caller has cut off by now.
@@ -139,7 +153,7 @@ impl Epochs {
         let readers = self.readers();
         let next = self.current.fetch_add(1, AcqRel) + 1;
         heavy_barrier();
-        let inside = readers.all.iter().map(|reader| reader.0.load(Acquire));
+        let inside = readers.all.iter().map(|reader| reader.epoch.load(Acquire));
         let oldest = inside.filter(|&epoch| epoch != OUTSIDE).min();
         Oldest(oldest.unwrap_or(next))
     }
@@ -159,7 +173,7 @@ mod tests {
     fn a_reader_inside_holds_back_what_was_cut_off_meanwhile() {
         let epochs = Epochs::new();
         let reader = epochs.join();
-        assert!(epochs.enter(reader));
+        epochs.enter(reader);
         let stamp = epochs.stamp();
         for _ in 0..5 {
             assert!(!epochs.advance().has_passed(stamp));
@@ -178,11 +192,18 @@ mod tests {
     }
 
     #[test]
-    fn entering_twice_is_told() {
+    fn a_reader_is_inside_until_it_has_left_as_often_as_it_entered() {
         let epochs = Epochs::new();
         let reader = epochs.join();
-        assert!(epochs.enter(reader));
-        assert!(!epochs.enter(reader));
+        epochs.enter(reader);
+        epochs.enter(reader);
+        let stamp = epochs.stamp();
+        reader.leave();
+        for _ in 0..3 {
+            assert!(!epochs.advance().has_passed(stamp));
+        }
+        reader.leave();
+        assert!(epochs.advance().has_passed(stamp));
     }
 
     #[test]

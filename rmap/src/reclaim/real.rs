@@ -85,8 +85,8 @@ impl Waiting {
 #[must_use]
 #[derive(Debug)]
 pub struct ReadSide<'a> {
-    /// The thread's word, if this guard is the outermost.
-    reader: Option<&'static Reader>,
+    /// The thread's word.
+    reader: &'static Reader,
     /// It stays on the thread whose word it is.
     mmu: PhantomData<(&'a Reclaim, *const ())>,
 }
@@ -105,7 +105,10 @@ impl Reclaim {
     /// Enters the read side.
     #[inline]
     pub fn enter(&self) -> ReadSide<'_> {
-        let reader = SEAT.with(|seat| seat.epochs.enter(seat.reader).then_some(seat.reader));
+        let reader = SEAT.with(|seat| {
+            seat.epochs.enter(seat.reader);
+            seat.reader
+        });
         ReadSide {
             reader,
             mmu: PhantomData,
@@ -186,8 +189,6 @@ impl Drop for Reclaim {
 impl Drop for ReadSide<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(reader) = self.reader {
-            reader.leave();
-        }
+        self.reader.leave();
     }
 }

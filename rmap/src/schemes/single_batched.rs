@@ -2,8 +2,8 @@
 //! of heads.
 //!
 //! The protocol is that of `single-bitlock`: one SPTE is looked at without a lock,
-//! chains under their bit. What differs is the walk of a range of more than eight
-//! pages, eight heads at a time:
+//! chains under their bit. What differs is the walk of a range of eight pages and
+//! more, eight heads at a time:
 //! * *read ahead*: the cache lines of heads are asked for ahead of the walk, and of eight
 //!   neighbours the SPTE of the first, for the SPTEs of neighbouring pages are neighbours
 //!   too, or the descriptors of all eight; under a chain's bit a descriptor's SPTEs and
@@ -95,10 +95,10 @@ const TOGETHER: u8 = 1 << 2;
 const ALL: u8 = READ_AHEAD | SKIP_EMPTY | TOGETHER;
 
 /// Heads passed over or asked for together: one cache line of them.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const BATCH: usize = 8;
-/// Two in the model, so that its few pages make a batch.
-#[cfg(loom)]
+/// Two in the models, so that their few pages make a batch.
+#[cfg(any(loom, shuttle))]
 const BATCH: usize = 2;
 
 /// The scheme.
@@ -249,7 +249,7 @@ unsafe impl<const IDEAS: u8> Scheme for Batched<IDEAS> {
         heads: &[RmapHead],
         op: &mut impl AgeOp,
     ) -> ControlFlow<()> {
-        if heads.len() > BATCH {
+        if heads.len() >= BATCH {
             return Self::walk_batches(guard, heads, op);
         }
         heads

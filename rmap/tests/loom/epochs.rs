@@ -48,10 +48,10 @@ impl World {
     /// Reads once; returns whether the thing was found.
     fn read(&self, reader: &Reader, manners: Manners) -> bool {
         let early = self.linked.load(Relaxed);
-        let inside = match manners {
-            Manners::Sneaks => false,
-            Manners::Announces | Manners::AnnouncesLate => self.epochs.enter(reader),
-        };
+        let announces = !matches!(manners, Manners::Sneaks);
+        if announces {
+            self.epochs.enter(reader);
+        }
         let found = match manners {
             Manners::AnnouncesLate => early,
             Manners::Announces | Manners::Sneaks => self.linked.load(Relaxed),
@@ -59,7 +59,7 @@ impl World {
         if found {
             self.thing.read();
         }
-        if inside {
+        if announces {
             reader.leave();
         }
         found

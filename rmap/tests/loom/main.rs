@@ -12,4 +12,5 @@ mod epochs;
 mod model;
 mod pairs;
 mod queued_lock;
+mod ranges;
 mod tdp;

@@ -83,6 +83,9 @@ pub(crate) fn configured_mmu_with_chain(
 pub(crate) enum Ager {
     Age,
     TestAge,
+    /// Of the whole memslot, which schemes may walk otherwise than page by page.
+    AgeSlot,
+    TestAgeSlot,
 }
 
 impl Ager {
@@ -90,6 +93,8 @@ impl Ager {
         match self {
             Self::Age => mmu.age(GfnRange::single(GFN)),
             Self::TestAge => mmu.test_age(GfnRange::single(GFN)),
+            Self::AgeSlot => mmu.age(GfnRange::pages(GFN, NPAGES)),
+            Self::TestAgeSlot => mmu.test_age(GfnRange::pages(GFN, NPAGES)),
         }
     }
 }

@@ -1,0 +1,109 @@
+//! Agers of a whole memslot, which a scheme may walk otherwise than page by page: two
+//! pages of one SPTE each, one of which changes meanwhile.
+
+use std::sync::Arc;
+
+use loom::thread;
+use rmap::{Gfn, GfnRange, Level, Mapping, Mmu, SchemeInfo, Vcpu};
+
+use crate::model::{ALIASES, Ager, GFN, Mutator, NPAGES, explore, mmu_with_chain};
+
+const SLOT: GfnRange = GfnRange {
+    start: GFN,
+    end: Gfn(GFN.0 + NPAGES),
+};
+/// The page that stays as it is.
+const NEIGHBOUR: Gfn = Gfn(GFN.0 + NPAGES - 1);
+
+/// What happens to the page that changes, or to the shadow page of both SPTEs.
+#[derive(Debug, Clone, Copy)]
+enum Beside {
+    Mutator(Mutator),
+    Reuse,
+}
+
+fn mmu_with_two_pages(scheme: &SchemeInfo, ager: Ager) -> Arc<Box<dyn Mmu>> {
+    let mmu = mmu_with_chain(scheme.build, 1, ALIASES);
+    let neighbour = Mapping::new(NEIGHBOUR, Level::Size4K, 0);
+    let faulted = mmu.fault(&mut Vcpu::new(), neighbour, rmap::Access::Read);
+    assert!(faulted.is_ok(), "{faulted:?}");
+    if ager == Ager::TestAgeSlot {
+        // A young page would end it before it has seen the other.
+        mmu.set_young_share(SLOT, 0, 1);
+    }
+    mmu
+}
+
+impl Beside {
+    fn run(self, mmu: &dyn Mmu) {
+        let mut vcpu = Vcpu::new();
+        match self {
+            Self::Mutator(mutator) => mutator.run(mmu, &mut vcpu, 1),
+            Self::Reuse => {
+                let place = Mapping::new(GFN, Level::Size4K, 0);
+                let given = mmu.give_page_away(&mut vcpu, place);
+                let changed = mmu.take_page_back(given.expect("the page was there"));
+                assert_eq!(changed, 0, "I-life: a stranger's words were changed");
+            }
+        }
+    }
+}
+
+fn ager_of_two_pages(scheme: &'static SchemeInfo, ager: Ager, beside: Beside) {
+    println!("{}: {ager:?} against {beside:?}", scheme.name);
+    explore(move || {
+        let mmu = mmu_with_two_pages(scheme, ager);
+        let side = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || beside.run(&**mmu))
+        };
+        let aging = ager.run(&**mmu);
+        side.join().expect("the mutator does not panic");
+        assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
+        assert_eq!(mmu.deferred_descs(), 0, "I-life: all is freed in the end");
+        let Beside::Mutator(mutator) = beside else {
+            return;
+        };
+        let neighbour = GfnRange::single(NEIGHBOUR);
+        if ager == Ager::AgeSlot && scheme.consistent {
+            assert!(aging.young, "I-young: the neighbour was young");
+            assert!(!mmu.test_age(neighbour).young, "I-young: it was just aged");
+        }
+        if ager == Ager::TestAgeSlot && !matches!(mutator, Mutator::Add) {
+            assert!(!aging.young, "I-young: nothing was young");
+        }
+    });
+}
+
+fn for_every_scheme(beside: Beside) {
+    for scheme in rmap::schemes().iter().filter(|scheme| scheme.sound) {
+        if let Beside::Mutator(mutator) = beside
+            && !mutator.applies(scheme, 1)
+        {
+            continue;
+        }
+        for ager in [Ager::AgeSlot, Ager::TestAgeSlot] {
+            ager_of_two_pages(scheme, ager, beside);
+        }
+    }
+}
+
+#[test]
+fn i_young_agers_of_a_slot_against_remove() {
+    for_every_scheme(Beside::Mutator(Mutator::Remove));
+}
+
+#[test]
+fn i_young_agers_of_a_slot_against_add() {
+    for_every_scheme(Beside::Mutator(Mutator::Add));
+}
+
+#[test]
+fn i_life_agers_of_a_slot_against_unmap() {
+    for_every_scheme(Beside::Mutator(Mutator::Unmap));
+}
+
+#[test]
+fn i_life_agers_of_a_slot_against_the_reuse_of_their_page() {
+    for_every_scheme(Beside::Reuse);
+}
