@@ -25,6 +25,22 @@ pub(crate) fn check() -> Result<(), Unprivileged> {
     Err(Unprivileged)
 }
 
+/// The level of `kernel.perf_event_paranoid` above which Debian's kernels let
+/// nobody open a perf event who has not CAP_SYS_ADMIN; upstream knows no level
+/// above it.
+const PARANOID_UPSTREAM: i32 = 2;
+
+/// Whether opening one more perf event takes the old, all-embracing capability.
+pub(crate) fn sampling_needs_admin() -> bool {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+    level.is_ok_and(|text| is_beyond_upstream(&text))
+}
+
+fn is_beyond_upstream(level: &str) -> bool {
+    let level = level.trim().parse::<i32>();
+    level.is_ok_and(|level| level > PARANOID_UPSTREAM)
+}
+
 /// What a process keeps once its programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -36,26 +52,27 @@ pub(crate) enum Keep {
 
 /// Gives up every other capability for good: programs are attached, their maps
 /// are open, and nothing else needs more. Only the calling thread's change, so
-/// it has to be the only one.
+/// it has to be the only one. `admin` keeps CAP_SYS_ADMIN: the sampling rate
+/// changes while it runs, which [`sampling_needs_admin`] on some hosts.
 ///
 /// # Errors
 /// If the kernel refuses, which it does not do to a process that gives up.
-pub(crate) fn give_up(keep: Keep) -> Result<(), CapsError> {
+pub(crate) fn give_up(keep: Keep, admin: bool) -> Result<(), CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let kept = kept(keep, &permitted);
+    let kept = kept(keep, admin, &permitted);
     caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)
 }
 
-fn kept(keep: Keep, permitted: &CapsHashSet) -> CapsHashSet {
+fn kept(keep: Keep, admin: bool, permitted: &CapsHashSet) -> CapsHashSet {
     let observing = [Capability::CAP_BPF, Capability::CAP_PERFMON];
     let mut wanted: Vec<Capability> = observing.to_vec();
     // Whoever came with the old, all-embracing capability needs it to the end.
-    if !observing
+    let has_both = observing
         .iter()
-        .all(|capability| permitted.contains(capability))
-    {
+        .all(|capability| permitted.contains(capability));
+    if admin || !has_both {
         wanted.push(Capability::CAP_SYS_ADMIN);
     }
     if keep == Keep::ObservingAndWriting {
@@ -91,13 +108,28 @@ mod tests {
             CAP_PERFMON,
             CAP_SYS_ADMIN,
         ]);
-        assert_eq!(kept(Keep::Observing, &root), set(&[CAP_BPF, CAP_PERFMON]));
         assert_eq!(
-            kept(Keep::ObservingAndWriting, &root),
+            kept(Keep::Observing, false, &root),
+            set(&[CAP_BPF, CAP_PERFMON])
+        );
+        assert_eq!(
+            kept(Keep::ObservingAndWriting, false, &root),
             set(&[CAP_BPF, CAP_PERFMON, CAP_DAC_OVERRIDE])
         );
         let old = set(&[CAP_SYS_ADMIN, CAP_NET_ADMIN]);
-        assert_eq!(kept(Keep::Observing, &old), set(&[CAP_SYS_ADMIN]));
+        assert_eq!(kept(Keep::Observing, false, &old), set(&[CAP_SYS_ADMIN]));
+        assert_eq!(
+            kept(Keep::Observing, true, &root),
+            set(&[CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN])
+        );
+    }
+
+    #[test]
+    fn only_a_level_upstream_does_not_know_takes_more_to_sample() {
+        assert!(is_beyond_upstream("3\n"));
+        for level in ["2\n", "-1\n", ""] {
+            assert!(!is_beyond_upstream(level), "{level}");
+        }
     }
 
     #[test]

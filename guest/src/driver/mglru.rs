@@ -103,7 +103,10 @@ fn newest_generations(text: &str, name: &Path) -> Vec<Newest> {
                 let (Some(memcg), Some(node), Ok(seq)) = (memcg, node, seq.parse()) else {
                     continue;
                 };
-                match found.iter_mut().find(|n| n.node == node) {
+                match found
+                    .iter_mut()
+                    .find(|n| n.memcg == memcg && n.node == node)
+                {
                     Some(newest) => newest.seq = newest.seq.max(seq),
                     None => found.push(Newest { memcg, node, seq }),
                 }

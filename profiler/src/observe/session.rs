@@ -222,7 +222,8 @@ impl<'a> Session<'a> {
         self.probes = Some(probes);
         self.start = Start::now();
         self.settled.1 = self.start.at;
-        privileges::give_up(keep)?;
+        let admin = self.rung == Rung::Sampled && privileges::sampling_needs_admin();
+        privileges::give_up(keep, admin)?;
         Ok(())
     }
 

@@ -159,7 +159,8 @@ fn damon_is_told_from_all_others_and_sees_what_the_guest_does() {
     let Some(()) = live::where_possible(name, able) else {
         return;
     };
-    let guest = Guest::start(GuestConfig::new(256, 1).with_driver(Driver::Damon));
+    let pages = 256;
+    let guest = Guest::start(GuestConfig::new(pages, 1).with_driver(Driver::Damon));
     let guest = guest.expect("the guest starts");
     let of_damon = |r: &CallbackRecord| r.caller == CallerClass::Damon;
     let running = record(&[], || guest.drive_once().expect("watches"));
@@ -178,9 +179,12 @@ fn damon_is_told_from_all_others_and_sees_what_the_guest_does() {
         looked.young * 2 > looked.callbacks,
         "a running guest: {looked:?}"
     );
-    let still = sums(&paused, of_damon);
+    // A page not looked at before is found young once, when it is made old.
+    let made_old = sums(&paused, |r| of_damon(r) && r.kind.clears());
+    let still = sums(&paused, |r| of_damon(r) && !r.kind.clears());
     assert!(still.callbacks > 0, "it watches a paused guest");
     assert_eq!(still.young, 0, "{still:?}");
+    assert!(made_old.young <= pages, "{made_old:?}");
     for file in [&running, &paused] {
         assert_no_loss(file);
     }
@@ -241,11 +245,10 @@ fn many_callbacks_are_all_counted_and_matched() {
             guest.drive_once().expect("looks");
             counted = counter.counts().expect("counts").test_age;
         }
-        // A scan may still be under way: what it asks for is in both counts or in none.
-        thread::sleep(Duration::from_millis(500));
+        // khugepaged goes on scanning: only the guest's end ends its callbacks.
+        guest.stop().expect("stops");
         counted = counter.counts().expect("counts").test_age;
     });
-    guest.stop().expect("stops");
     let looked = sums(&file, |r| r.kind == CallbackKind::TestYoung);
     println!("{looked:?}, tracefs {counted}");
     assert_eq!(looked.callbacks, counted);
@@ -336,10 +339,11 @@ fn waiting_for_mmu_lock_is_told_from_walking() {
         hold = while_holding(&path, || guest.drive_once().expect("looks"));
     });
     guest.stop().expect("stops");
-    let waits = |file| latencies(file, |r| r.wait.value()).quantile_ns(0.9);
+    // Many callbacks fit between two reads and wait for nobody.
+    let waits = |file| latencies(file, |r| r.wait.value()).quantile_ns(0.99);
     let hold_ns = u64::try_from(hold.as_nanos()).expect("short");
     let (free, held) = (waits(&free), waits(&held));
-    println!("a read of {hold:?}; 90 % wait at most {free} ns, with a holder {held} ns");
+    println!("a read of {hold:?}; 99 % wait at most {free} ns, with a holder {held} ns");
     if ages_without_mmu_lock() {
         assert!(held < hold_ns / 4, "nobody waits for mmu_lock");
     } else {

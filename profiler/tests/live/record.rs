@@ -43,7 +43,13 @@ fn every_callback_that_tracefs_counts_is_in_the_recording() {
     let of_reclaim = callbacks(ended.file()).filter(memcg);
     let recorded: u64 = of_reclaim.map(|r| r.callbacks).sum();
     assert!(counts.age > 2048, "{counts:?}");
-    assert_eq!(recorded, counts.age, "callbacks of this thread's reclaim");
+    let callers: Vec<_> = callbacks(ended.file())
+        .map(|r| (r.caller, r.callbacks))
+        .collect();
+    assert_eq!(
+        recorded, counts.age,
+        "of this thread's reclaim: {callers:?}"
+    );
     for (cause, count) in losses(ended.file()) {
         assert_eq!(count, 0, "{cause}");
     }

@@ -12,6 +12,7 @@ mount -t tracefs trace /sys/kernel/tracing
 mount -t securityfs security /sys/kernel/security
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t ext4 /dev/nvme0n1 /disk || echo "MATRIX no disk"
+ip link set lo up
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 value() { sed -n "s/.*$1=\([^ ]*\).*/\1/p" /proc/cmdline | tr , ' '; }
 for module in $(cat /modules/order); do
