@@ -108,6 +108,25 @@ impl HeadWord {
         Self(self.0.map_addr(|addr| addr & !LOCKED))
     }
 
+    /// Each of these words is that of one SPTE, and nobody has locked it. Without a
+    /// branch between the words; false also of addresses in the upper half.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) fn all_lone<const N: usize>(words: &[Self; N]) -> bool {
+        let (tags, borrow) = words.iter().fold((0, 0), |(tags, borrow), word| {
+            let word = word.0.addr();
+            (tags | word, borrow | word.wrapping_sub(1))
+        });
+        tags & TAGS == 0 && borrow.cast_signed() >= 0
+    }
+
+    /// Where a word without tags points.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) fn untagged(self) -> *const () {
+        self.0
+    }
+
     /// The same word with MANY clear. Only the negative control that drops MANY
     /// has a use for it.
     #[doc(hidden)]
@@ -186,9 +205,22 @@ impl RmapHead {
     /// read, with a pause before each read.
     #[inline]
     pub fn lock(&self) -> HeadWord {
+        self.lock_unless(HeadWord::is_empty)
+    }
+
+    /// [`lock`](Self::lock) that leaves an rmap of one SPTE unlocked as well. Where
+    /// agers lock no other, a mutator of such an rmap meets none inside and has
+    /// nobody but mmu_lock to wait for.
+    #[inline]
+    pub fn lock_chain(&self) -> HeadWord {
+        self.lock_unless(|word| !word.is_many())
+    }
+
+    #[inline(always)]
+    fn lock_unless(&self, open: impl Fn(HeadWord) -> bool) -> HeadWord {
         let mut seen = self.load();
         loop {
-            if seen.is_empty() {
+            if open(seen) {
                 return seen;
             }
             if seen.is_locked() {

@@ -48,6 +48,7 @@ pub mod desc;
 pub mod error;
 pub mod gfn;
 pub mod head;
+mod heads;
 mod lookaround;
 pub mod memslot;
 pub mod mmu;

@@ -114,7 +114,8 @@ pub unsafe fn walk_prefetched(
         // SAFETY: I-life, from the caller.
         let desc = unsafe { desc.as_ref() };
         prefetch(desc.more.load(Relaxed));
-        for entry in &desc.sptes {
+        let used = desc.spte_count.load(Relaxed) as usize;
+        for entry in desc.sptes.iter().take(used) {
             prefetch(entry.load(Relaxed));
         }
         // SAFETY: I-life, from the caller.
@@ -200,6 +201,26 @@ pub unsafe fn add_absent(
     Ok((HeadWord::many(NonNull::from(front)), len.saturating_add(1)))
 }
 
+/// Adds `spte`, which the caller knows is not in the chain, where the chain's first
+/// descriptor has room: the head word stays as it is. Returns the new length; `None`,
+/// with nothing changed, where there is no chain or no room.
+///
+/// A walker may be inside: it sees the entry, or null, or the count without it, and
+/// each is the chain after this or before.
+///
+/// # Safety
+/// As for [`add_absent`].
+pub unsafe fn append(word: HeadWord, spte: NonNull<Spte>) -> Option<u32> {
+    let Chain::Many(desc) = word.chain() else {
+        return None;
+    };
+    // SAFETY: I-life, from the caller.
+    let desc = unsafe { desc.as_ref() };
+    let used = checked_count(desc).ok().filter(|&used| used < EXT)?;
+    push(desc, spte);
+    Some(desc.tail_count.load(Relaxed).saturating_add(used + 1))
+}
+
 /// Takes an empty descriptor from the cache and puts it in front of `more`.
 fn new_desc<'a>(
     cache: &mut DescCache,
@@ -283,9 +304,12 @@ pub unsafe fn remove(
 
 /// Whether the chain holds `spte`.
 ///
+/// # Errors
+/// A corrupt chain.
+///
 /// # Safety
 /// As for [`add_absent`].
-unsafe fn contains(word: HeadWord, spte: NonNull<Spte>) -> Result<bool, PteListError> {
+pub unsafe fn contains(word: HeadWord, spte: NonNull<Spte>) -> Result<bool, PteListError> {
     match word.chain() {
         Chain::Empty => Ok(false),
         Chain::One(only) => Ok(only == spte),

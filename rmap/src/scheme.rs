@@ -111,6 +111,9 @@ pub unsafe trait Scheme: Send + Sync + 'static {
     const PAGE_FREE: FreePolicy = FreePolicy::Now;
     /// Whether agers and mutators meet in a chain.
     const EXCLUSION: Exclusion = Exclusion::Exclusive;
+    /// Whether a mutator may append to a descriptor that has room without
+    /// [`lock_for_edit`](Self::lock_for_edit): no walk minds an entry more.
+    const APPENDS_UNLOCKED: bool = false;
     /// What of a callback needs mmu_lock. With [`NeedsMmuLock::Chains`] and
     /// [`NeedsMmuLock::SkipsChains`] mutators take nothing but mmu_lock.
     const NEEDS_MMU_LOCK: NeedsMmuLock = NeedsMmuLock::Never;

@@ -154,17 +154,7 @@ impl<S: Scheme> ShadowMmu<S> {
         word: SpteWord,
     ) -> Result<FaultOutcome, PteListError> {
         spte.install(word);
-        let added = Self::edit(head, |old| {
-            let spte = NonNull::from(spte);
-            // SAFETY: I-life: mmu_lock is held for write, so we are the only mutator.
-            unsafe {
-                if cfg!(debug_assertions) {
-                    pte_list::add(old, spte, &mut vcpu.cache)
-                } else {
-                    pte_list::add_absent(old, spte, &mut vcpu.cache)
-                }
-            }
-        });
+        let added = Self::add(vcpu, NonNull::from(spte), head);
         let chain_len = match added {
             Ok(chain_len) => chain_len,
             Err(error) => {
@@ -177,6 +167,22 @@ impl<S: Scheme> ShadowMmu<S> {
         }
         let zapped = Self::zap_rmap(head, &mut vcpu.retired)?;
         Ok(FaultOutcome::Recycled { zapped })
+    }
+
+    /// Adds an SPTE to its rmap, with mmu_lock held for write; the new length.
+    fn add(vcpu: &mut Vcpu, spte: NonNull<Spte>, head: &RmapHead) -> Result<u32, PteListError> {
+        // SAFETY: I-life: mmu_lock is held for write, so we are the only mutator.
+        unsafe {
+            if cfg!(debug_assertions) && pte_list::contains(head.load(), spte)? {
+                return Err(PteListError::AlreadyMapped);
+            }
+            if S::APPENDS_UNLOCKED
+                && let Some(chain_len) = pte_list::append(head.load(), spte)
+            {
+                return Ok(chain_len);
+            }
+            Self::edit(head, |old| pte_list::add_absent(old, spte, &mut vcpu.cache))
+        }
     }
 
     /// Zaps one SPTE and takes it out of its rmap if it was present, with mmu_lock

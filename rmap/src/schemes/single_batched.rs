@@ -25,17 +25,20 @@
 //! overlap, as those of eight agers would. An ager that reads eight heads as empty needs
 //! no ordering, as with one.
 
-use std::{ops::ControlFlow, ptr::NonNull};
+use std::ops::ControlFlow;
 
 use crate::{
-    head::{Chain, HeadWord, RmapHead},
+    head::{HeadWord, RmapHead},
+    heads::{BATCH, Batch, LISTED, Mapped, lone_sptes},
     prefetch::prefetch,
     pte_list,
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
-    schemes::{Mmus, SchemeInfo, bitlock::Bitlock},
+    scheme::{AgeOp, AgerContext, FreePolicy, Scheme},
+    schemes::{
+        Mmus, SchemeInfo,
+        single_bitlock::{SingleBitlock, walk_one_or_chain},
+    },
     shadow_mmu::ShadowMmu,
-    spte::Spte,
 };
 
 /// The registry's line.
@@ -94,12 +97,8 @@ const TOGETHER: u8 = 1 << 2;
 /// Every idea.
 const ALL: u8 = READ_AHEAD | SKIP_EMPTY | TOGETHER;
 
-/// Heads passed over or asked for together: one cache line of them.
-#[cfg(not(any(loom, shuttle)))]
-const BATCH: usize = 8;
-/// Two in the models, so that their few pages make a batch.
-#[cfg(any(loom, shuttle))]
-const BATCH: usize = 2;
+/// Batches whose targets are asked for ahead of the walk.
+const AHEAD: usize = 8;
 
 /// The scheme.
 pub type SingleBatched = Batched<ALL>;
@@ -114,89 +113,35 @@ impl<const IDEAS: u8> Batched<IDEAS> {
     }
 }
 
-/// Whether no head of a batch leads anywhere.
-#[inline(always)]
-fn is_empty(batch: &[RmapHead; BATCH]) -> bool {
-    batch.iter().all(|head| head.load().is_empty())
-}
-
-/// Batches whose heads, and what these point to, are asked for ahead of the walk.
-const AHEAD: usize = 8;
-
-/// Asks the cache for a batch of heads.
-#[inline(always)]
-fn ask_for_heads(batch: Option<&[RmapHead; BATCH]>) {
-    if let Some([first, ..]) = batch {
-        prefetch(std::ptr::from_ref(first));
-    }
-}
-
 /// Asks the cache for what a batch of heads points to: one line where they are lone
 /// SPTEs, which are neighbours as their pages are, and one for each chain.
 #[inline(always)]
-fn ask_for_targets(batch: Option<&[RmapHead; BATCH]>) {
-    let Some(batch) = batch else { return };
-    match batch[0].load().chain() {
-        Chain::Empty => {}
-        Chain::One(spte) => prefetch(spte.as_ptr()),
-        Chain::Many(_) => batch.iter().for_each(|head| prefetch(head.load().target())),
+fn ask_for_targets(batch: &Batch) {
+    let word = batch[0].load();
+    if word.is_many() {
+        batch.iter().for_each(ask_for_target);
+    } else if !word.is_empty() {
+        prefetch(word.target());
     }
 }
 
-/// The SPTEs of a batch of pages that have one each; `None` if some page has not.
-///
-/// # Safety
-/// **I-life**: the caller is on the read side as long as it uses them.
+/// Asks the cache for what a head points to.
 #[inline(always)]
-unsafe fn lone_sptes(batch: &[RmapHead; BATCH]) -> Option<[&Spte; BATCH]> {
-    let mut sptes = [NonNull::dangling(); BATCH];
-    for (head, spte) in batch.iter().zip(&mut sptes) {
-        let Chain::One(lone) = head.load_acquire().chain() else {
-            return None;
-        };
-        *spte = lone;
-    }
-    // SAFETY: from the caller; every element was overwritten by a head's SPTE.
-    Some(sptes.map(|spte| unsafe { spte.as_ref() }))
+fn ask_for_target(head: &RmapHead) {
+    prefetch(head.load().target());
 }
 
-/// Visits a chain under its bit.
+/// Visits a chain, whose bit is held, descriptor by descriptor and each asked for
+/// before.
 #[inline(never)]
-fn walk_chain(head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
-    let word = head.lock();
-    if word.is_empty() {
-        return ControlFlow::Continue(());
-    }
-    head.assert_no_mutator();
-    // SAFETY: I-life: the bit keeps mutators out.
-    let over = unsafe { pte_list::walk_prefetched(word, &mut |spte| op.visit(spte)) };
-    head.unlock(word);
-    over
+fn walk_chain_ahead(word: HeadWord, op: &mut impl AgeOp) -> ControlFlow<()> {
+    // SAFETY: I-life: the bit keeps removals out.
+    unsafe { pte_list::walk_prefetched(word, &mut |spte| op.visit(spte)) }
 }
 
 impl<const IDEAS: u8> Batched<IDEAS> {
-    /// Visits one batch.
-    #[inline(always)]
-    fn walk_batch(
-        guard: &mut ReadSide<'_>,
-        batch: &[RmapHead; BATCH],
-        op: &mut impl AgeOp,
-    ) -> ControlFlow<()> {
-        if Self::has(TOGETHER)
-            // SAFETY: I-life: `guard` is the read side.
-            && let Some(sptes) = unsafe { lone_sptes(batch) }
-        {
-            return op.visit_all(&sptes);
-        }
-        if Self::has(SKIP_EMPTY) && is_empty(batch) {
-            return ControlFlow::Continue(());
-        }
-        batch
-            .iter()
-            .try_for_each(|head| Self::walk(guard, head, op))
-    }
-
-    /// Visits a range of several batches.
+    /// Visits a range of several batches. Nothing is asked for or listed before the
+    /// first has been visited: there a test_age of young pages ends.
     #[inline(never)]
     fn walk_batches(
         guard: &mut ReadSide<'_>,
@@ -204,26 +149,114 @@ impl<const IDEAS: u8> Batched<IDEAS> {
         op: &mut impl AgeOp,
     ) -> ControlFlow<()> {
         let (batches, rest) = heads.as_chunks::<BATCH>();
-        if Self::has(READ_AHEAD) {
-            (0..2 * AHEAD).for_each(|ahead| ask_for_heads(batches.get(ahead)));
-            (0..AHEAD).for_each(|ahead| ask_for_targets(batches.get(ahead)));
+        let (first, mut batches) = batches.split_at(batches.len().min(1));
+        for batch in first {
+            Self::walk_batch(guard, batch.each_ref(), op)?;
         }
-        for (index, batch) in batches.iter().enumerate() {
-            if Self::has(READ_AHEAD) {
-                ask_for_heads(batches.get(index + 2 * AHEAD));
-                ask_for_targets(batches.get(index + AHEAD));
+        if Self::has(READ_AHEAD) {
+            batches.iter().take(AHEAD).for_each(ask_for_targets);
+        }
+        while !batches.is_empty() {
+            let lone = Self::walk_lone(guard, batches, op)?;
+            batches = &batches[lone..];
+            if !batches.is_empty() {
+                let listed = Self::walk_mapped(guard, batches, op)?;
+                batches = &batches[listed..];
             }
-            Self::walk_batch(guard, batch, op)?;
         }
         rest.iter().try_for_each(|head| Self::walk(guard, head, op))
     }
+
+    /// Visits eight heads.
+    #[inline(always)]
+    fn walk_batch(
+        guard: &mut ReadSide<'_>,
+        heads: [&RmapHead; BATCH],
+        op: &mut impl AgeOp,
+    ) -> ControlFlow<()> {
+        if Self::has(TOGETHER)
+            // SAFETY: I-life: `guard` is the read side.
+            && let Some(sptes) = unsafe { lone_sptes(heads) }
+        {
+            return op.visit_all(&sptes);
+        }
+        let mut heads = heads.into_iter();
+        heads.try_for_each(|head| Self::walk(guard, head, op))
+    }
+
+    /// Visits batches up to the first that a list is better for, and returns how many:
+    /// all of them where there are no lists.
+    #[inline(always)]
+    fn walk_lone(
+        guard: &mut ReadSide<'_>,
+        batches: &[Batch],
+        op: &mut impl AgeOp,
+    ) -> ControlFlow<(), usize> {
+        for (visited, batch) in batches.iter().enumerate() {
+            if Self::has(READ_AHEAD)
+                && let Some(coming) = batches.get(visited + AHEAD)
+            {
+                ask_for_targets(coming);
+            }
+            if !Self::has(SKIP_EMPTY) {
+                Self::walk_batch(guard, batch.each_ref(), op)?;
+                continue;
+            }
+            // SAFETY: I-life: `guard` is the read side.
+            match unsafe { lone_sptes(batch.each_ref()) } {
+                Some(sptes) if Self::has(TOGETHER) => op.visit_all(&sptes)?,
+                _ => return ControlFlow::Continue(visited),
+            }
+        }
+        ControlFlow::Continue(batches.len())
+    }
+
+    /// Lists the heads that lead anywhere, part by part, each while the part before is
+    /// still to be visited; the number of batches until a part is mapped throughout, and
+    /// a list no use.
+    #[inline(never)]
+    fn walk_mapped(
+        guard: &mut ReadSide<'_>,
+        batches: &[Batch],
+        op: &mut impl AgeOp,
+    ) -> ControlFlow<(), usize> {
+        let (mut first, mut second) = (Mapped::none(), Mapped::none());
+        let (mut listed, mut before) = (&mut first, &mut second);
+        let mut done = 0;
+        while done < batches.len() {
+            listed.list(&batches[done..]);
+            done = batches.len().min(done + LISTED);
+            if Self::has(READ_AHEAD) {
+                let (eights, rest) = listed.batches();
+                eights.flatten().chain(rest).for_each(ask_for_target);
+            }
+            Self::walk_listed(guard, before, op)?;
+            std::mem::swap(&mut listed, &mut before);
+            if before.is_all() {
+                break;
+            }
+        }
+        Self::walk_listed(guard, before, op)?;
+        ControlFlow::Continue(done)
+    }
+
+    /// Visits the heads listed.
+    #[inline(always)]
+    fn walk_listed(
+        guard: &mut ReadSide<'_>,
+        listed: &Mapped<'_>,
+        op: &mut impl AgeOp,
+    ) -> ControlFlow<()> {
+        let (mut eights, mut rest) = listed.batches();
+        eights.try_for_each(|heads| Self::walk_batch(guard, heads, op))?;
+        rest.try_for_each(|head| Self::walk(guard, head, op))
+    }
 }
 
-// SAFETY: I-life: chains are walked with the bit held, as mutators change them; a
-// lone SPTE is reached without a descriptor, and its page stays until the read side
-// is left.
+// SAFETY: I-life: as for `SingleBitlock`, whose protocol this is.
 unsafe impl<const IDEAS: u8> Scheme for Batched<IDEAS> {
     const PAGE_FREE: FreePolicy = FreePolicy::AfterReaders;
+    const APPENDS_UNLOCKED: bool = true;
 
     type Guard<'a> = ReadSide<'a>;
 
@@ -233,14 +266,12 @@ unsafe impl<const IDEAS: u8> Scheme for Batched<IDEAS> {
     }
 
     #[inline]
-    fn walk(_: &mut ReadSide<'_>, head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
-        match head.load_acquire().chain() {
-            Chain::Empty => ControlFlow::Continue(()),
-            // SAFETY: I-life: the read side keeps the shadow page.
-            Chain::One(spte) => unsafe { visit_one(spte, op) },
-            Chain::Many(_) if Self::has(READ_AHEAD) => walk_chain(head, op),
-            Chain::Many(_) => Bitlock::walk(&mut (), head, op),
+    fn walk(guard: &mut ReadSide<'_>, head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
+        if !Self::has(READ_AHEAD) {
+            return SingleBitlock::walk(guard, head, op);
         }
+        // SAFETY: I-life: the guard is the read side, and the bit keeps removals out.
+        unsafe { walk_one_or_chain(head, op, walk_chain_ahead) }
     }
 
     #[inline]
@@ -264,11 +295,11 @@ unsafe impl<const IDEAS: u8> Scheme for Batched<IDEAS> {
 
     #[inline]
     fn lock_for_edit(head: &RmapHead) -> HeadWord {
-        Bitlock::lock_for_edit(head)
+        SingleBitlock::lock_for_edit(head)
     }
 
     #[inline]
     fn publish(head: &RmapHead, word: HeadWord) {
-        Bitlock::publish(head, word);
+        SingleBitlock::publish(head, word);
     }
 }

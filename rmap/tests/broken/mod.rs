@@ -59,6 +59,15 @@ broken_bitlock!(MutatorSkipsBit, "Its mutators do not take the bit.", {
     fn publish(head: &RmapHead, word: HeadWord) { Bitlock::publish(head, word); }
 });
 
+broken_bitlock!(MutatorSkipsLonesBit, "Its mutators do not take the bit of lone SPTEs, which its agers do.", {
+    fn lock_for_edit(head: &RmapHead) -> HeadWord { head.lock_chain() }
+}, inherit {
+    fn walk(guard: &mut (), head: &RmapHead, op: &mut impl AgeOp) -> ControlFlow<()> {
+        Bitlock::walk(guard, head, op)
+    }
+    fn publish(head: &RmapHead, word: HeadWord) { Bitlock::publish(head, word); }
+});
+
 /// It reads chains without a lock and frees descriptors at once.
 pub(crate) enum FreesWithoutWaiting {}
 

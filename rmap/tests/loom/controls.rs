@@ -13,7 +13,7 @@ use rmap::{
 };
 
 use crate::{
-    broken::{DropsMany, FreesWithoutWaiting, MutatorSkipsBit},
+    broken::{DropsMany, FreesWithoutWaiting, MutatorSkipsBit, MutatorSkipsLonesBit},
     model::{Ager, Build, Mutator, ager_against_page_reuse, explore, mmu_with_chain},
 };
 
@@ -75,6 +75,17 @@ fn control_the_seeds_plain_store_unlock_is_caught_in_weak_memory() {
 fn control_a_removal_that_skips_the_bit_is_caught() {
     for ager in [Ager::Age, Ager::TestAge] {
         let message = age_against_remove(ShadowMmu::<MutatorSkipsBit>::boxed, ager, 2);
+        assert!(
+            message.contains("Causality violation"),
+            "caught for another reason: {message}"
+        );
+    }
+}
+
+#[test]
+fn control_agers_that_lock_what_mutators_do_not_are_caught() {
+    for ager in [Ager::Age, Ager::TestAge] {
+        let message = age_against_remove(ShadowMmu::<MutatorSkipsLonesBit>::boxed, ager, 1);
         assert!(
             message.contains("Causality violation"),
             "caught for another reason: {message}"

@@ -44,12 +44,12 @@ fn for_every_scheme(ager: Ager, mutator: Mutator, lengths: &[u32]) {
 
 #[test]
 fn i_life_age_against_add() {
-    for_every_scheme(Ager::Age, Mutator::Add, &[0, 1, 2]);
+    for_every_scheme(Ager::Age, Mutator::Add, &[0, 1, 2, 3]);
 }
 
 #[test]
 fn i_life_test_age_against_add() {
-    for_every_scheme(Ager::TestAge, Mutator::Add, &[0, 1, 2]);
+    for_every_scheme(Ager::TestAge, Mutator::Add, &[0, 1, 2, 3]);
 }
 
 #[test]

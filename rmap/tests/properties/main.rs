@@ -40,7 +40,7 @@ fn config() -> Config {
 }
 
 fn every_scheme(accessed: AccessedBits, lock: LockKind) {
-    for scheme in rmap::schemes() {
+    for scheme in rmap::schemes().iter().chain(rmap::ablations()) {
         let wide = prop::bool::weighted(WIDE);
         let ops = prop::collection::vec(ops::op(), 0..OPS);
         let result = TestRunner::new(config()).run(&(wide, ops), |(wide, ops)| {

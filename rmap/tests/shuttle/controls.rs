@@ -12,7 +12,7 @@ use rmap::{
 use shuttle::thread;
 
 use crate::{
-    broken::{DropsMany, FreesWithoutWaiting, MutatorSkipsBit},
+    broken::{DropsMany, FreesWithoutWaiting, MutatorSkipsBit, MutatorSkipsLonesBit},
     history::{Build, Subject, random_history},
     schedules::{Schedules, explore},
 };
@@ -78,6 +78,14 @@ fn control_an_unlock_that_drops_many_is_caught() {
 #[test]
 fn control_a_removal_that_skips_the_bit_is_caught() {
     histories_catch("skips the bit", ShadowMmu::<MutatorSkipsBit>::boxed);
+}
+
+#[test]
+fn control_agers_that_lock_what_mutators_do_not_are_caught() {
+    histories_catch(
+        "skips the bit of lone SPTEs",
+        ShadowMmu::<MutatorSkipsLonesBit>::boxed,
+    );
 }
 
 #[test]
