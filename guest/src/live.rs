@@ -14,6 +14,7 @@
 //! Every skip is printed. Where `RMAPSCOPE_LIVE_LOG` names a file, tests that ran and tests that
 //! were skipped are appended to it. With `RMAPSCOPE_REQUIRE_LIVE=1` a skip is a failure.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -32,6 +33,8 @@ use crate::tracefs::{Tracefs, TracefsError};
 pub const LIVE_LOG: &str = "RMAPSCOPE_LIVE_LOG";
 /// Environment variable that, set to 1, turns skips into failures.
 pub const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
+/// What a line of that file begins with if the rest of it is a count, as JSON.
+pub const COUNTED: &str = "counted: ";
 
 /// What `probe` found, or `None` after saying loudly that `test` is skipped and why.
 ///
@@ -62,6 +65,15 @@ pub fn where_possible<T, E: Display>(test: &str, probe: Result<T, E>) -> Option<
     let _ = io::stderr().lock().write_all(line.as_bytes());
     log(&line);
     None
+}
+
+/// Notes what independent witnesses counted of the same thing, so that a reader sees the numbers
+/// behind a test that passed.
+pub fn counted(test: &str, of: &str, by: &[(&str, u64)]) {
+    let by: BTreeMap<&str, u64> = by.iter().copied().collect();
+    let line = serde_json::json!({ "test": test, "of": of, "by": by });
+    println!("{line}");
+    log(&format!("{COUNTED}{line}\n"));
 }
 
 fn log(line: &str) {

@@ -71,7 +71,7 @@ impl Memcg {
         } else {
             None
         };
-        let path = parent.join(naming::own());
+        let path = parent.join(naming::own_new());
         let refused = |cause| CgroupError::Refused {
             path: path.clone(),
             cause,

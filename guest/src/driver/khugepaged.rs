@@ -5,6 +5,9 @@
 //! the host's PTEs are made old before each scan (`clear_refs`), and the last page of every huge
 //! page range is held by a pipe, so that the scan gives the range up when it gets there, after
 //! having asked for the 511 pages before it.
+//!
+//! Invariant: khugepaged may look at the guest's memory only while [`Khugepaged::age_once`] runs.
+//! Taking the permission back waits for a scan that is under way, so nobody is asked after it.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -36,7 +39,7 @@ pub(crate) struct Khugepaged {
     settings: ScanSettings,
     // Hold references to pages of the machine's memory, so they go first.
     _pipes: Vec<Pipe>,
-    _machine: Arc<Machine>,
+    machine: Arc<Machine>,
 }
 
 impl Khugepaged {
@@ -45,21 +48,15 @@ impl Khugepaged {
         check_enabled(Path::new(SYSFS))?;
         let settings = ScanSettings::speed_up(&Path::new(SYSFS).join("khugepaged"))?;
         let pipes = hold_last_pages(machine.data()).map_err(DriverError::Hold)?;
-        machine
-            .data()
-            .advise(MmapAdvise::MADV_HUGEPAGE, "allow huge pages for")?;
         Ok(Self {
             settings,
             _pipes: pipes,
-            _machine: machine,
+            machine,
         })
     }
-}
 
-impl Aging for Khugepaged {
-    /// Makes the host's PTEs old and waits for a whole scan that began after that.
-    fn age_once(&mut self) -> Result<(), DriverError> {
-        fs::write(CLEAR_REFS, "1").map_err(|cause| PathError::new("write", CLEAR_REFS, cause))?;
+    /// Waits for a whole scan that begins from now on.
+    fn wait_for_scan(&self) -> Result<(), DriverError> {
         let first = self.settings.full_scans()?;
         let started = Instant::now();
         // The scan that was under way may have passed us already.
@@ -72,6 +69,18 @@ impl Aging for Khugepaged {
             thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+}
+
+impl Aging for Khugepaged {
+    /// Makes the host's PTEs old and lets khugepaged look at them at least once.
+    fn age_once(&mut self) -> Result<(), DriverError> {
+        fs::write(CLEAR_REFS, "1").map_err(|cause| PathError::new("write", CLEAR_REFS, cause))?;
+        let data = self.machine.data();
+        data.advise(MmapAdvise::MADV_HUGEPAGE, "allow huge pages for")?;
+        let scanned = self.wait_for_scan();
+        data.advise(MmapAdvise::MADV_NOHUGEPAGE, "keep huge pages out of")?;
+        scanned
     }
 }
 

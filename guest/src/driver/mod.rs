@@ -21,6 +21,7 @@ pub(crate) use reclaim::Reclaim;
 pub(crate) use repeat::{DriverLoop, Plan};
 
 use crate::error::PathError;
+use crate::memory::MemoryError;
 
 /// Why a driver cannot work here, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,9 @@ pub enum DriverError {
     /// A file of sysfs, procfs or the cgroup could not be used.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// The kernel refused to treat the guest's memory as a driver needs it.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// The loop's thread could not be started or panicked.
     #[error("the driver's thread failed: {0}")]
     Thread(String),

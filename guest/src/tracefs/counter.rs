@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Tracefs, TracefsError};
 use crate::error::PathError;
@@ -116,10 +115,7 @@ fn sweep(instances: &Path) {
 }
 
 fn is_leftover(name: &str) -> bool {
-    let Some((process, number)) = name.rsplit_once('.') else {
-        return false;
-    };
-    number.parse::<u32>().is_ok() && naming::is_dead(process, PREFIX)
+    naming::is_dead(name, PREFIX)
 }
 
 /// One tracefs instance with one event switched on.
@@ -131,10 +127,7 @@ struct Instance {
 
 impl Instance {
     fn create(tracefs: &Tracefs, event: &str, filter: &str) -> Result<Self, TracefsError> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}.{number}", std::process::id());
-        let path = instances(tracefs).join(name);
+        let path = instances(tracefs).join(naming::new(PREFIX));
         fs::create_dir(&path).map_err(|cause| PathError::new("create", &path, cause))?;
         let instance = Self {
             event: path.join("events/kvm").join(event),
@@ -261,8 +254,6 @@ mod tests {
     fn only_instances_of_dead_processes_are_leftovers() {
         assert!(is_leftover("rmapscope-test-4294967295.0"));
         assert!(!is_leftover(&format!("{PREFIX}{}.0", std::process::id())));
-        for name in ["rmapscope-test-4294967295", "rmapscope-test-4294967295.x"] {
-            assert!(!is_leftover(name), "{name}");
-        }
+        assert!(!is_leftover("rmapscope-guest-4294967295.0"), "not ours");
     }
 }
