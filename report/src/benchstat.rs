@@ -33,7 +33,7 @@ pub fn lines(file: &ResultFile) -> String {
                 }
             }
         }
-        ResultKind::Verdict => {}
+        ResultKind::Verdict | ResultKind::Matrix => {}
     }
     out
 }

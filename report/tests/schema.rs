@@ -17,7 +17,16 @@ fn the_committed_json_schema_is_what_the_types_give() {
 #[test]
 fn every_field_has_a_meaning_and_every_record_a_table() {
     let tables = field_tables();
-    for record in ["context", "bench", "callbacks", "census", "verdict", "end"] {
+    for record in [
+        "context",
+        "bench",
+        "callbacks",
+        "census",
+        "verdict",
+        "boot",
+        "witness",
+        "end",
+    ] {
         let prefix = format!("record {record}: ");
         assert!(
             tables.iter().any(|t| t.title().starts_with(&prefix)),

@@ -88,7 +88,9 @@ impl Merger {
         let sums = match file.context.kind {
             ResultKind::Bench => Sums::Bench(bench::Sums::default()),
             ResultKind::Profile => Sums::Profile(Box::default()),
-            kind @ ResultKind::Verdict => return Err(MergeError::NoSums(file.path, kind)),
+            kind @ (ResultKind::Verdict | ResultKind::Matrix) => {
+                return Err(MergeError::NoSums(file.path, kind));
+            }
         };
         let mut context = file.context.clone();
         context.merged_from.clear();

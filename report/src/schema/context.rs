@@ -26,7 +26,7 @@ impl SchemaVersion {
     /// The major version this crate reads and writes.
     pub const MAJOR: u32 = 1;
     /// The minor version this crate writes.
-    pub const MINOR: u32 = 4;
+    pub const MINOR: u32 = 5;
 
     /// The version this crate writes.
     pub fn current() -> Self {
@@ -48,6 +48,8 @@ pub enum ResultKind {
     Profile,
     /// Claims of others, tested.
     Verdict,
+    /// Live tests on stock kernels.
+    Matrix,
 }
 
 impl std::fmt::Display for ResultKind {
@@ -56,6 +58,7 @@ impl std::fmt::Display for ResultKind {
             Self::Bench => "bench",
             Self::Profile => "profile",
             Self::Verdict => "verdict",
+            Self::Matrix => "matrix",
         })
     }
 }

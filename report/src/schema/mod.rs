@@ -11,6 +11,7 @@
 mod bench;
 mod context;
 mod describe;
+mod matrix;
 mod profile;
 mod replay;
 mod verdict;
@@ -26,6 +27,7 @@ pub use profile::{
 };
 
 pub use describe::{field_tables, json_schema};
+pub use matrix::{BootRecord, WitnessRecord};
 pub use replay::{Estimate, ReplayInput, ReplayRecord};
 pub use verdict::{Verdict, VerdictNumber, VerdictRecord};
 
@@ -62,6 +64,10 @@ pub enum Record {
     Replay(Box<ReplayRecord>),
     /// A claim of others, and what became of it when it was tested.
     Verdict(Box<VerdictRecord>),
+    /// One boot of the kernel matrix.
+    Boot(BootRecord),
+    /// A quantity that several witnesses counted in a boot of the kernel matrix.
+    Witness(WitnessRecord),
     /// The last line.
     End(End),
 }
@@ -101,6 +107,8 @@ impl Record {
             | Self::Bench(_)
             | Self::Replay(_)
             | Self::Verdict(_)
+            | Self::Boot(_)
+            | Self::Witness(_)
             | Self::End(_) => return,
         };
         *run = number;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod goals;
+mod matrix;
 mod pass;
 mod profile;
 mod replay;
@@ -30,6 +31,7 @@ pub fn tables(file: &ResultFile) -> Vec<Table> {
             .collect(),
         ResultKind::Profile => profile::tables(file),
         ResultKind::Verdict => verdict::tables(file),
+        ResultKind::Matrix => matrix::tables(file),
     }
 }
 
