@@ -6,7 +6,7 @@ use crate::common::{host, run, stderr};
 use guest::{Guest, GuestConfig, live};
 use report::schema::{CensusRecord, Record};
 
-fn census(arguments: &[&str]) -> Vec<CensusRecord> {
+pub(crate) fn census(arguments: &[&str]) -> Vec<CensusRecord> {
     let pid = std::process::id().to_string();
     let output = run(&[&["census", "--json", "--pid", &pid], arguments].concat());
     assert!(output.status.success(), "{}", stderr(&output));

@@ -1,9 +1,11 @@
 //! Running rmapscope from tests.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _},
     path::PathBuf,
     process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::OnceLock,
 };
 
 use guest::live;
@@ -34,23 +36,29 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What `rmapscope doctor` says of this host, asked once.
+fn doctor() -> &'static Result<serde_json::Value, String> {
+    static SAID: OnceLock<Result<serde_json::Value, String>> = OnceLock::new();
+    SAID.get_or_init(|| {
+        let output = run(&["doctor", "--json"]);
+        if !output.status.success() {
+            return Err(format!("rmapscope doctor: {}", stderr(&output)));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
+    })
+}
+
 /// A host with a guest of ours that can be profiled.
 pub(crate) fn host() -> Result<(), String> {
     live::root()?;
     live::kvm().map_err(|error| error.to_string())?;
-    let doctor = run(&["doctor"]);
-    if doctor.status.success() {
-        return Ok(());
-    }
-    Err(format!("rmapscope doctor: {}", stderr(&doctor)))
+    doctor().clone().map(drop)
 }
 
 /// A host where every callback can be timed.
 pub(crate) fn exact_host() -> Result<(), String> {
     host()?;
-    let doctor = run(&["doctor", "--json"]);
-    let ladder: serde_json::Value =
-        serde_json::from_slice(&doctor.stdout).map_err(|error| error.to_string())?;
+    let ladder = doctor().clone()?;
     if ladder["rung"] == "exact" {
         return Ok(());
     }
@@ -118,7 +126,7 @@ impl Recording {
         let file = path
             .exists()
             .then(|| ResultFile::read(&path).expect("a result file"));
-        let left = std::fs::read_dir(self.folder.path()).expect("the folder");
+        let left = fs::read_dir(self.folder.path()).expect("the folder");
         let left = left.map(|entry| entry.expect("an entry").path()).collect();
         Ended {
             code: status.code(),
@@ -147,6 +155,14 @@ impl Ended {
     }
 }
 
+/// Records while `act` runs.
+pub(crate) fn record(arguments: &[&str], act: impl FnOnce()) -> ResultFile {
+    let recording = Recording::start(arguments);
+    act();
+    let ended = recording.end(Some(Signal::SIGINT));
+    ended.file.expect("a result file")
+}
+
 /// The records of callbacks on a VM being recorded.
 pub(crate) fn callbacks(file: &ResultFile) -> impl Iterator<Item = &CallbackRecord> {
     file.records.iter().filter_map(|record| match record {
@@ -164,4 +180,29 @@ pub(crate) fn losses(file: &ResultFile) -> Vec<(String, u64)> {
         _ => None,
     });
     losses.collect()
+}
+
+/// Where KVM shows this process's VM: the file whose reading holds `mmu_lock`
+/// for write over all rmaps.
+pub(crate) fn rmap_statistics() -> Result<PathBuf, String> {
+    let folder = "/sys/kernel/debug/kvm";
+    let entries = fs::read_dir(folder).map_err(|error| format!("{folder}: {error}"))?;
+    // Named after the thread that created it.
+    let own = format!("{}-", nix::unistd::gettid());
+    let mut files = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&own))
+        .map(|entry| entry.path().join("mmu_rmaps_stat"));
+    files
+        .find(|path| path.exists())
+        .ok_or_else(|| format!("{folder} does not show this process's VM"))
+}
+
+/// Major and minor version of the kernel. The profiler concludes nothing from a
+/// version; a test must know the truth from elsewhere.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().expect("a kernel");
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

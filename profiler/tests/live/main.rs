@@ -7,5 +7,8 @@ mod census;
 mod cleanup;
 mod common;
 mod exact;
+mod mmu_lock;
+mod peers;
 mod record;
+mod rmap_statistics;
 mod watch;
