@@ -15,6 +15,21 @@ use crate::process;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Whether Debian packages can be fetched here.
+///
+/// # Errors
+/// What this host lacks.
+pub(crate) fn possible() -> Result<(), String> {
+    if Path::new(KEYRING).exists() {
+        return Ok(());
+    }
+    Err(
+        "this host has no Debian archive keyring, so it cannot fetch Debian packages; on Debian \
+         install debian-archive-keyring"
+            .to_owned(),
+    )
+}
+
 /// apt with lists, cache and sources of its own.
 pub(crate) struct PrivateApt {
     folder: PathBuf,
@@ -27,8 +42,8 @@ impl PrivateApt {
     /// # Errors
     /// If the host is not Debian, has no mirror configured or cannot reach it.
     pub(crate) fn new(name: &str, suites: &[&str]) -> Result<Self> {
-        if !Path::new(KEYRING).exists() {
-            bail!("this host has no Debian archive keyring, so it cannot fetch Debian packages");
+        if let Err(reason) = possible() {
+            bail!(reason);
         }
         let uris = process::output(Command::new("apt-get").args(["update", "--print-uris"]))?;
         let site = archive_site(&uris).context("this host has no Debian mirror configured")?;

@@ -24,12 +24,12 @@ const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
 /// are skipped and named.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Formatting, clippy and docs, ThreadSanitizer and Miri too; on a KVM host
-    /// with root the live tests must run
+    /// Formatting, clippy and docs, the kernel matrix, ThreadSanitizer and Miri too;
+    /// on a KVM host with root the live tests must run
     #[arg(long)]
     ci: bool,
     /// Run this step alone: fmt, clippy, docs, build, tests, loom, shuttle, stress,
-    /// ebpf, self-test, tsan or miri
+    /// ebpf, vm-test, self-test, tsan or miri
     #[arg(long, value_name = "STEP", conflicts_with = "ci")]
     only: Option<String>,
 }
@@ -167,10 +167,27 @@ fn steps(ci: bool, log: &Path, require_live: bool) -> Result<Vec<Step>> {
     object.args(["build-ebpf", "--check"]);
     add("ebpf", object);
     if ci {
+        steps.push(vm_test()?);
         steps.push(self_test(&log.with_file_name("self-test.jsonl"))?);
         sanitizers::add(&mut steps)?;
     }
     Ok(steps)
+}
+
+/// The live tests on stock kernels, where their packages can be had.
+fn vm_test() -> Result<Step> {
+    let check = match crate::vm_test::possible() {
+        Ok(()) => {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg("vm-test");
+            Check::Succeeds(command)
+        }
+        Err(reason) => Check::Skipped(reason),
+    };
+    Ok(Step {
+        name: "vm-test",
+        check,
+    })
 }
 
 /// What the benchmark's statistics see: equal arms at the promised rate, and a

@@ -6,33 +6,56 @@
 //! values mean something there; times do not.
 
 mod initramfs;
+mod judge;
 mod kernels;
+mod modes;
+mod peers;
+mod plan;
 mod qemu;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
 
-use ::report::table::{Column, Format, Table};
+use ::report::{
+    ResultFile, ResultWriter, host,
+    schema::{Disturbance, Outcome as FileOutcome, Record, ResultKind},
+};
 use anyhow::{Context as _, Result, bail};
 
 use self::{
+    initramfs::Content,
+    judge::{Judged, judge},
     kernels::{Kernel, STOCK},
+    modes::{MODES, Mode},
+    plan::Plan,
     qemu::{Boot, Machine, Setup},
 };
-use crate::{Outcome, dist, process};
+use crate::{Outcome, debian, dist, process, report::Style};
 
 /// A boot that says nothing for this long hangs; no test is silent for a
 /// quarter of it on a machine that has nothing else to do.
 const SILENCE: Duration = Duration::from_secs(600);
 /// A boot that goes on talking is cut after this long.
 const TIMEOUT: Duration = Duration::from_secs(3600);
+/// Programs on the host that unpack packages and prepare a boot.
+const NEEDED: [&str; 5] = ["apt-get", "apt-cache", "dpkg-deb", "mkfs.ext4", "xz"];
 
 /// Boots stock kernels and runs the live tests on each.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// Boot every kernel of the matrix, not only those that CI boots
+    #[arg(long, conflicts_with = "kernel")]
+    all: bool,
     /// Boot only these kernels of the matrix
-    #[arg(long, value_delimiter = ',', value_name = "VERSION,…")]
+    #[arg(long, value_delimiter = ',', value_name = "VERSION,…", conflicts_with_all = ["all", "kernel"])]
     only: Vec<String>,
-    /// Boot only these configurations: shadow, tdp, npt0
+    /// Boot only these configurations: npt0, tdp, shadow
     #[arg(long, value_delimiter = ',', value_name = "MODE,…")]
     modes: Vec<String>,
     /// Boot this kernel image instead
@@ -44,7 +67,13 @@ pub(crate) struct Options {
     /// Run only the tests whose name contains this
     #[arg(long, value_name = "NAME", default_value = "")]
     tests: String,
-    /// Write the table to this file as Markdown
+    /// Machines that run at a time [default: one per CPU]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZero<usize>>,
+    /// Where to write the result [default: a new file below results/runs]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write the tables to this file as Markdown
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
     /// Print the consoles of successful boots too
@@ -52,88 +81,46 @@ pub(crate) struct Options {
     verbose: bool,
 }
 
-/// A KVM configuration.
-struct Mode {
-    name: &'static str,
-    kvm: &'static str,
-    amd: &'static str,
+/// One boot to be made.
+struct Job<'a> {
+    kernel: &'a Kernel,
+    initramfs: PathBuf,
+    mode: &'static Mode,
+    plan: Plan,
 }
 
-/// Two-dimensional paging without and with rmaps, and shadow paging, where
-/// chains can be long.
-const MODES: [Mode; 3] = [
-    Mode {
-        name: "tdp",
-        kvm: "tdp_mmu=1",
-        amd: "",
-    },
-    Mode {
-        name: "shadow",
-        kvm: "tdp_mmu=0",
-        amd: "",
-    },
-    Mode {
-        name: "npt0",
-        kvm: "tdp_mmu=0",
-        amd: "npt=0",
-    },
-];
-
-/// How the live tests of one boot ended.
-struct BootResult {
-    kernel: String,
-    mode: &'static str,
-    passed: u32,
-    failed: u32,
-    skipped: u32,
-    seconds: f64,
-    problem: Option<String>,
+/// Why this host cannot boot the matrix.
+///
+/// # Errors
+/// What it lacks.
+pub(crate) fn possible() -> Result<(), String> {
+    debian::possible()?;
+    match NEEDED.iter().find(|program| !process::on_path(program)) {
+        Some(program) => Err(format!("there is no {program} on this host")),
+        None => Ok(()),
+    }
 }
 
 /// Boots all, collects all failures, then fails.
 pub(crate) fn run(options: &Options) -> Outcome {
-    let machine = Machine::fetch()?;
+    if let Err(reason) = possible() {
+        bail!("the kernel matrix cannot be booted: {reason}");
+    }
+    let modes = modes(options)?;
     let kernels = kernels(options)?;
-    let programs = programs()?;
-    let tests: Vec<String> = programs
-        .iter()
-        .map(|(n, _)| n.clone())
-        .filter(|n| n.starts_with("live"))
-        .collect();
+    let output = options.output.clone();
+    let output = output.unwrap_or_else(|| host::default_output(ResultKind::Matrix));
+    let writer = ResultWriter::create(&output, process::own_context(ResultKind::Matrix))?;
+    let machine = Machine::fetch()?;
+    let content = content(&machine, options)?;
     let folder = tempfile::Builder::new().prefix("rmapscope-vm-").tempdir()?;
-    let mut results = Vec::new();
-    for kernel in &kernels {
-        let initramfs = folder.path().join(format!("{}.cpio", kernel.version));
-        initramfs::write(kernel, &machine.busybox(), &programs, &initramfs)?;
-        for mode in MODES.iter().filter(|m| wanted(&options.modes, m.name)) {
-            eprintln!("Linux {} with {} {}", kernel.version, mode.kvm, mode.amd);
-            let setup = Setup {
-                kernel,
-                initramfs: &initramfs,
-                kvm_parameters: mode.kvm,
-                amd_parameters: mode.amd,
-                tests: &tests,
-                filter: &options.tests,
-                log: &process::workspace()
-                    .join("target/vm-test")
-                    .join(format!("{}-{}.log", kernel.version, mode.name)),
-                silence: SILENCE,
-                timeout: TIMEOUT,
-            };
-            let boot = boot(&machine, &setup)?;
-            let result = judge(&kernel.version, mode.name, &boot, tests.len());
-            if options.verbose || result.problem.is_some() {
-                println!("{}", boot.console.join("\n"));
-            }
-            results.push(result);
-        }
-    }
-    println!("{}", table(&results).render(Format::Text));
-    if let Some(path) = &options.summary {
-        std::fs::write(path, table(&results).render(Format::Markdown))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let bad = results.iter().filter(|r| r.problem.is_some()).count();
+    let jobs = jobs(&kernels, &modes, &content, &options.tests, folder.path())?;
+    let mut judged = carry_out(&machine, &jobs, options)?;
+    let place = |j: &Judged| kernels.iter().position(|k| k.version == j.boot.kernel);
+    judged.sort_by_key(place);
+    let bad = judged.iter().filter(|j| j.boot.problem.is_some()).count();
+    let written = write(writer, judged)?;
+    show(&written, options.summary.as_deref())?;
     Ok(if bad == 0 {
         ExitCode::SUCCESS
     } else {
@@ -145,36 +132,50 @@ fn wanted(list: &[String], name: &str) -> bool {
     list.is_empty() || list.iter().any(|n| n == name)
 }
 
+/// The modes asked for.
+fn modes(options: &Options) -> Result<Vec<&'static Mode>> {
+    let known: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+    if let Some(name) = options.modes.iter().find(|n| !known.contains(&n.as_str())) {
+        bail!("--modes {name}: the matrix has {}", known.join(", "));
+    }
+    let modes = MODES.iter().filter(|m| wanted(&options.modes, m.name));
+    Ok(modes.collect())
+}
+
 fn kernels(options: &Options) -> Result<Vec<Kernel>> {
     if let (Some(image), Some(modules)) = (&options.kernel, &options.modules) {
         return Ok(vec![Kernel::of_user(image, modules)?]);
     }
-    for name in &options.only {
-        if !STOCK.iter().any(|s| s.version == name) {
-            let known: Vec<&str> = STOCK.iter().map(|s| s.version).collect();
-            bail!("--only {name}: the matrix has {}", known.join(", "));
-        }
+    let known: Vec<&str> = STOCK.iter().map(|s| s.version).collect();
+    if let Some(name) = options.only.iter().find(|n| !known.contains(&n.as_str())) {
+        bail!("--only {name}: the matrix has {}", known.join(", "));
     }
     STOCK
         .iter()
-        .filter(|s| wanted(&options.only, s.version))
+        .filter(|s| match options.only.is_empty() {
+            true => options.all || s.is_always,
+            false => wanted(&options.only, s.version),
+        })
         .map(kernels::Stock::fetch)
         .collect()
 }
 
-/// The programs under test and the tests, statically linked.
-fn programs() -> Result<Vec<(String, PathBuf)>> {
-    let mut programs: Vec<(String, PathBuf)> = dist::build(&[
+/// The programs under test and the tests, statically linked, and what else a
+/// kernel needs.
+fn content(machine: &Machine, options: &Options) -> Result<Content> {
+    let tests = [
         "test",
         "--no-run",
         "--package",
         "profiler",
         "--package",
         "guest",
-    ])?
-    .into_iter()
-    .filter(|(name, _)| name.starts_with("live"))
-    .collect();
+    ];
+    let mut programs: Vec<(String, PathBuf)> = dist::build(&tests)?
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("live"))
+        .collect();
+    plan::check(&programs)?;
     let binaries = dist::build(&["build", "--package", "profiler", "--package", "guest"])?;
     for name in ["rmapscope", "guest"] {
         let path = binaries
@@ -182,95 +183,145 @@ fn programs() -> Result<Vec<(String, PathBuf)>> {
             .with_context(|| format!("cargo built no {name}"))?;
         programs.push((name.to_owned(), path.clone()));
     }
-    Ok(programs)
+    let scripts = MODES.iter();
+    Ok(Content {
+        busybox: machine.busybox(),
+        programs,
+        files: peers::fetch()?,
+        scripts: scripts
+            .map(|mode| (mode.name, Plan::new(mode, &options.tests).script()))
+            .collect(),
+    })
+}
+
+/// The boots, those of the mode that takes longest first.
+fn jobs<'a>(
+    kernels: &'a [Kernel],
+    modes: &[&'static Mode],
+    content: &Content,
+    filter: &str,
+    folder: &Path,
+) -> Result<Vec<Job<'a>>> {
+    let initramfs = |kernel: &Kernel| folder.join(format!("{}.cpio", kernel.version));
+    for kernel in kernels {
+        initramfs::write(kernel, content, &initramfs(kernel))?;
+    }
+    let mut jobs = Vec::new();
+    for mode in modes.iter().copied() {
+        for kernel in kernels {
+            let plan = Plan::new(mode, filter);
+            if plan.tests() == 0 {
+                continue;
+            }
+            jobs.push(Job {
+                kernel,
+                initramfs: initramfs(kernel),
+                mode,
+                plan,
+            });
+        }
+    }
+    if jobs.is_empty() {
+        bail!("no test of these modes has {filter:?} in its name");
+    }
+    Ok(jobs)
+}
+
+/// Carries the jobs out, some at a time.
+fn carry_out(machine: &Machine, jobs: &[Job<'_>], options: &Options) -> Result<Vec<Judged>> {
+    let at_a_time = options
+        .jobs
+        .or_else(|| thread::available_parallelism().ok());
+    let at_a_time = at_a_time.map_or(1, NonZero::get).min(jobs.len());
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<Judged>> {
+        let mut judged = Vec::new();
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            judged.push(carry_out_one(machine, job, options.verbose)?);
+        }
+        Ok(judged)
+    };
+    let done: Vec<Result<Vec<Judged>>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(thread::ScopedJoinHandle::join);
+        joined
+            .map(|end| end.unwrap_or_else(|_| bail!("a thread of the kernel matrix panicked")))
+            .collect()
+    });
+    let done: Vec<Vec<Judged>> = done.into_iter().collect::<Result<_>>()?;
+    Ok(done.into_iter().flatten().collect())
+}
+
+fn carry_out_one(machine: &Machine, job: &Job<'_>, verbose: bool) -> Result<Judged> {
+    let (version, mode) = (&job.kernel.version, job.mode);
+    eprintln!("Linux {version} {}: {} …", mode.name, mode.parameters());
+    let log = process::workspace().join("target/vm-test");
+    let setup = Setup {
+        kernel: job.kernel,
+        initramfs: &job.initramfs,
+        mode,
+        log: &log.join(format!("{version}-{}.log", mode.name)),
+        silence: SILENCE,
+        timeout: TIMEOUT,
+    };
+    let boot = boot(machine, &setup)?;
+    let judged = judge(job.kernel, mode, &job.plan, &boot);
+    let result = &judged.boot;
+    if verbose || result.problem.is_some() {
+        println!("{}", boot.console.join("\n"));
+    }
+    eprintln!(
+        "Linux {version} {}: {} passed, {} failed, {} skipped, {:.0} s{}",
+        mode.name,
+        result.passed,
+        result.failed,
+        result.skipped.len(),
+        result.elapsed_s,
+        result
+            .problem
+            .iter()
+            .map(|p| format!(": {p}"))
+            .collect::<String>(),
+    );
+    Ok(judged)
 }
 
 /// Boots; once more if the machine died before a test began (emulated SVM is
 /// not perfect).
 fn boot(machine: &Machine, setup: &Setup<'_>) -> Result<Boot> {
     let boot = machine.boot(setup)?;
-    if boot.finished
-        || boot
-            .console
-            .iter()
-            .any(|line| line.starts_with("MATRIX begin"))
-    {
+    let has_begun = |line: &String| line.starts_with("MATRIX begin");
+    if boot.finished || boot.console.iter().any(has_begun) {
         return Ok(boot);
     }
     eprintln!("  died before the first test, once more");
     machine.boot(setup)
 }
 
-fn judge(kernel: &str, mode: &'static str, boot: &Boot, tests: usize) -> BootResult {
-    let mut result = BootResult {
-        kernel: kernel.to_owned(),
-        mode,
-        passed: 0,
-        failed: 0,
-        skipped: 0,
-        seconds: boot.elapsed.as_secs_f64(),
-        problem: None,
-    };
-    let mut suites = 0;
-    for line in &boot.console {
-        if let Some(rest) = line.strip_prefix("test result: ") {
-            suites += 1;
-            result.passed += number_before(rest, " passed");
-            result.failed += number_before(rest, " failed");
-        } else if line.starts_with("MATRIX live SKIPPED") {
-            result.skipped += 1;
+/// Writes the result and reads it back.
+fn write(mut writer: ResultWriter, judged: Vec<Judged>) -> Result<ResultFile> {
+    for Judged { boot, witnesses } in judged {
+        writer.push(&Record::Boot(boot))?;
+        for witness in witnesses {
+            writer.push(&Record::Witness(witness))?;
         }
     }
-    // A skipped test counts as passed in the harness's own line.
-    result.passed = result.passed.saturating_sub(result.skipped);
-    result.problem = if !boot.finished {
-        Some("did not power off by itself".to_owned())
-    } else if suites != tests {
-        Some(format!(
-            "{suites} of {tests} test programs came to their end"
-        ))
-    } else if result.failed > 0 {
-        Some("tests failed".to_owned())
-    } else if result.passed == 0 {
-        Some("no test ran".to_owned())
-    } else {
-        None
-    };
-    result
+    let unwatched = Disturbance::unwatched("the machines are emulated: times mean nothing");
+    let path = writer.finish(FileOutcome::Complete, None, unwatched)?;
+    Ok(ResultFile::read(&path)?)
 }
 
-fn number_before(text: &str, word: &str) -> u32 {
-    let before = text.split(word).next().unwrap_or_default();
-    before
-        .rsplit(' ')
-        .next()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0)
-}
-
-fn table(results: &[BootResult]) -> Table {
-    let mut table = Table::new(
-        "Live tests on stock kernels, emulated",
-        vec![
-            Column::text("kernel"),
-            Column::text("KVM"),
-            Column::number("passed"),
-            Column::number("failed"),
-            Column::number("skipped"),
-            Column::number("time (s)"),
-            Column::text("problem"),
-        ],
-    );
-    for result in results {
-        table.row(vec![
-            result.kernel.clone(),
-            result.mode.to_owned(),
-            result.passed.to_string(),
-            result.failed.to_string(),
-            result.skipped.to_string(),
-            format!("{:.0}", result.seconds),
-            result.problem.clone().unwrap_or_default(),
-        ]);
+fn show(file: &ResultFile, summary: Option<&Path>) -> Result<()> {
+    crate::report::print(file, Style::Text)?;
+    ::report::say!("the result is {}", file.path.display());
+    if let Some(path) = summary {
+        let tables = ::report::summary::tables(file);
+        let tables: Vec<String> = tables
+            .iter()
+            .map(|table| crate::report::rendered(table, Style::Markdown))
+            .collect();
+        std::fs::write(path, tables.join("\n"))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    table
+    Ok(())
 }

@@ -20,6 +20,9 @@ const MODULES: [&str; 4] = [
     "drivers/crypto/ccp/ccp.ko",
     "arch/x86/kvm/kvm-amd.ko",
 ];
+const FOLDERS: [&str; 10] = [
+    "bin", "dev", "disk", "lib", "lib64", "modules", "proc", "sys", "tests", "tmp",
+];
 const INIT: &str = include_str!("init.sh");
 
 /// An archive of files in the "newc" cpio format, which the kernel unpacks.
@@ -81,21 +84,33 @@ impl Archive {
     }
 }
 
-/// Writes the initramfs for a kernel. `programs` are put into `/bin` under
-/// their names, and linked from where they were built, which is where the tests
-/// of their packages look for them.
-pub(super) fn write(
-    kernel: &Kernel,
-    busybox: &Path,
-    programs: &[(String, PathBuf)],
-    to: &Path,
-) -> Result<()> {
+/// What is in the initramfs of every kernel.
+pub(super) struct Content {
+    /// The static busybox.
+    pub(super) busybox: PathBuf,
+    /// Programs by name. They are put into `/bin`, and linked from where they were
+    /// built, which is where the tests of their packages look for them.
+    pub(super) programs: Vec<(String, PathBuf)>,
+    /// Other files: path there, path here.
+    pub(super) files: Vec<(String, PathBuf)>,
+    /// Which tests run, by the name of the mode.
+    pub(super) scripts: Vec<(&'static str, String)>,
+}
+
+/// Writes the initramfs for a kernel.
+pub(super) fn write(kernel: &Kernel, content: &Content, to: &Path) -> Result<()> {
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "disk", "modules", "proc", "sys", "tmp"] {
+    for folder in FOLDERS {
         archive.folder(folder)?;
     }
     archive.program("init", INIT.as_bytes())?;
-    archive.program("bin/busybox", &read(busybox)?)?;
+    archive.program("bin/busybox", &read(&content.busybox)?)?;
+    for (name, path) in &content.files {
+        archive.program(name, &read(path)?)?;
+    }
+    for (mode, script) in &content.scripts {
+        archive.program(&format!("tests/{mode}"), script.as_bytes())?;
+    }
     let mut order = String::new();
     for module in MODULES {
         let Some(content) = module_content(&kernel.modules.join(module))? else {
@@ -110,7 +125,7 @@ pub(super) fn write(
         order.push('\n');
     }
     archive.program("modules/order", order.as_bytes())?;
-    for (name, path) in programs {
+    for (name, path) in &content.programs {
         archive.program(&format!("bin/{name}"), &read(path)?)?;
         archive.link(path, &format!("/bin/{name}"))?;
     }

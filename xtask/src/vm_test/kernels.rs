@@ -18,20 +18,45 @@ pub(super) struct Stock {
     suite: &'static str,
     /// Patterns of the packages' names; of several matches the newest is taken.
     packages: &'static [&'static str],
+    /// Whether it is booted without being asked for.
+    pub(super) is_always: bool,
 }
 
 /// The matrix, oldest first. The cloud flavours are small and have what is
 /// needed built in: NVMe, ext4, BTF, kprobes.
-pub(super) const STOCK: [Stock; 3] = [
+pub(super) const STOCK: [Stock; 6] = [
     Stock {
         version: "6.1",
         suite: "bookworm",
         packages: &["^linux-image-6\\.1\\.0-[0-9]+-cloud-amd64-unsigned$"],
+        is_always: true,
     },
     Stock {
         version: "6.12",
         suite: "trixie",
         packages: &["^linux-image-6\\.12\\.[0-9]+[+]deb13-cloud-amd64-unsigned$"],
+        is_always: true,
+    },
+    Stock {
+        version: "6.16",
+        suite: "trixie-backports",
+        packages: &["^linux-image-6\\.16\\.[0-9]+[+]deb13-cloud-amd64$"],
+        is_always: false,
+    },
+    Stock {
+        version: "6.18",
+        suite: "trixie-backports",
+        packages: &["^linux-image-6\\.18\\.[0-9]+[+]deb13-cloud-amd64$"],
+        is_always: false,
+    },
+    Stock {
+        version: "7.2",
+        suite: "trixie-backports",
+        packages: &[
+            "^linux-binary-unsigned-7\\.2\\.[0-9]+[+]deb13-cloud-amd64$",
+            "^linux-modules-7\\.2\\.[0-9]+[+]deb13-cloud-amd64$",
+        ],
+        is_always: false,
     },
     Stock {
         version: "7.3",
@@ -40,6 +65,7 @@ pub(super) const STOCK: [Stock; 3] = [
             "^linux-binary-unsigned-7\\.3\\.[0-9]+[+]deb13-cloud-amd64$",
             "^linux-modules-7\\.3\\.[0-9]+[+]deb13-cloud-amd64$",
         ],
+        is_always: true,
     },
 ];
 
@@ -47,6 +73,8 @@ pub(super) const STOCK: [Stock; 3] = [
 pub(super) struct Kernel {
     /// What it is called.
     pub(super) version: String,
+    /// Whether it is one of the matrix, of which is known what it must be able to do.
+    pub(super) is_stock: bool,
     /// Its image.
     pub(super) image: PathBuf,
     /// The folder `kernel/` of its modules.
@@ -90,6 +118,7 @@ impl Kernel {
         let modules = search(folder, &|p| p.is_dir() && p.join("arch/x86/kvm").is_dir());
         Ok(Self {
             version: version.to_owned(),
+            is_stock: true,
             image: image.with_context(|| format!("no kernel image below {}", folder.display()))?,
             modules: modules
                 .with_context(|| format!("no KVM modules below {}", folder.display()))?,
@@ -102,6 +131,7 @@ impl Kernel {
         let version = file_name(image).unwrap_or("user's").to_owned();
         Ok(Self {
             version,
+            is_stock: false,
             image: image.to_owned(),
             modules: found.with_context(|| {
                 format!("--modules {}: no KVM modules there", modules.display())

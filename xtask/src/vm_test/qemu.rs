@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::kernels::Kernel;
+use super::{kernels::Kernel, modes::Mode};
 use crate::{debian::PrivateApt, process};
 
 /// Bookworm's own QEMU panics some of the kernels; its backport does not.
@@ -36,12 +36,9 @@ pub(super) struct Boot {
 pub(super) struct Setup<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) initramfs: &'a Path,
-    pub(super) kvm_parameters: &'a str,
-    pub(super) amd_parameters: &'a str,
-    pub(super) tests: &'a [String],
-    /// Part of the names of the tests to run; all if empty.
-    pub(super) filter: &'a str,
-    /// Where the console goes as it is written.
+    /// How KVM is configured, and whose tests are run.
+    pub(super) mode: &'a Mode,
+    /// Where the console goes as it is written, with the seconds since the start.
     pub(super) log: &'a Path,
     /// Without a line on the console for this long, the machine hangs.
     pub(super) silence: Duration,
@@ -150,12 +147,8 @@ impl Machine {
         command.args(["-device", "nvme,serial=rmapscope,drive=disk"]);
         command.arg("-append").arg(format!(
             "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr no_timer_check \
-             random.trust_cpu=on rdinit=/init kvm_parameters={} amd_parameters={} filter={} \
-             tests={}",
-            setup.kvm_parameters,
-            setup.amd_parameters,
-            setup.filter,
-            setup.tests.join(",")
+             random.trust_cpu=on rdinit=/init kvm_parameters={} amd_parameters={} mode={}",
+            setup.mode.kvm, setup.mode.amd, setup.mode.name
         ));
         command
             .stdin(Stdio::null())
@@ -204,14 +197,15 @@ fn read_console(child: &mut Child, setup: &Setup<'_>) -> Result<(Vec<String>, bo
             }
         }
     });
-    let deadline = Instant::now() + setup.timeout;
+    let begin = Instant::now();
+    let deadline = begin + setup.timeout;
     let mut last_line = Instant::now();
     let mut console = Vec::new();
     loop {
         match lines.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => {
                 last_line = Instant::now();
-                writeln!(log, "{line}")?;
+                writeln!(log, "{:7.2} {line}", begin.elapsed().as_secs_f64())?;
                 console.push(line);
             }
             Err(mpsc::RecvTimeoutError::Timeout) if process::interrupted() => bail!("interrupted"),
