@@ -7,14 +7,14 @@ use std::{
 
 use loom::thread;
 use rmap::{
-    Vcpu,
+    Vcpu, Zapped,
     schemes::{bitlock_seed, single_recheck},
     shadow_mmu::ShadowMmu,
 };
 
 use crate::{
     broken::{DropsMany, FreesWithoutWaiting, MutatorSkipsBit, MutatorSkipsLonesBit},
-    model::{Ager, Build, Mutator, ager_against_page_reuse, explore, mmu_with_chain},
+    model::{Ager, Build, ager_against_page_reuse, explore, mapping, mmu_with_chain},
 };
 
 /// Runs a model and returns why it failed; panics if it did not.
@@ -39,10 +39,11 @@ fn age_against_remove(build: Build, ager: Ager, len: u32) -> String {
         let mmu = mmu_with_chain(build, len, 4);
         let side = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || Mutator::Remove.run(&**mmu, &mut Vcpu::new(), len))
+            thread::spawn(move || mmu.zap(&mut Vcpu::new(), mapping(0)))
         };
         ager.run(&**mmu);
-        side.join().expect("the mutator does not panic");
+        let zapped = side.join().expect("the mutator does not panic");
+        assert_eq!(zapped, Ok(Zapped::Young));
         assert_eq!(mmu.verify(), Ok(()));
     })
 }

@@ -89,6 +89,8 @@ pub(crate) enum Ager {
 }
 
 impl Ager {
+    pub(crate) const ALL: [Self; 4] = [Self::Age, Self::TestAge, Self::AgeSlot, Self::TestAgeSlot];
+
     pub(crate) fn run(self, mmu: &dyn Mmu) -> Aging {
         match self {
             Self::Age => mmu.age(GfnRange::single(GFN)),
@@ -118,37 +120,111 @@ pub(crate) enum Mutator {
     Collapse,
 }
 
+/// What a mutator has done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Effect {
+    installed: u32,
+    zapped: u32,
+    protected: u32,
+}
+
+impl Effect {
+    fn installed(installed: u32) -> Self {
+        Self {
+            installed,
+            ..Self::default()
+        }
+    }
+
+    fn zapped(zapped: u32) -> Self {
+        Self {
+            zapped,
+            ..Self::default()
+        }
+    }
+
+    fn protected(protected: u32) -> Self {
+        Self {
+            protected,
+            ..Self::default()
+        }
+    }
+
+    /// SPTEs there are afterwards, where there were `len`.
+    pub(crate) fn len_after(self, len: u32) -> u32 {
+        len + self.installed - self.zapped
+    }
+}
+
 impl Mutator {
-    /// Does it to a chain of `len`, and says which aliases stay mapped throughout.
-    pub(crate) fn run(self, mmu: &dyn Mmu, vcpu: &mut Vcpu, len: u32) {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Add,
+        Self::Remove,
+        Self::RemoveLast,
+        Self::ZapAll,
+        Self::Unmap,
+        Self::WriteProtect,
+        Self::Collapse,
+    ];
+
+    /// Chain lengths at which it takes a different path: no SPTE, one, the first
+    /// descriptor, a full one, a second one.
+    pub(crate) const fn lengths(self) -> &'static [u32] {
         match self {
-            Self::Add => {
-                let outcome = mmu.fault(vcpu, mapping(len), Access::Write);
-                let installed = matches!(outcome, Ok(FaultOutcome::Installed { .. }));
-                assert!(installed, "{outcome:?}");
+            Self::Add => &[0, 1, 2, 3],
+            Self::Remove => &[1, 2, 3],
+            Self::RemoveLast => &[2],
+            Self::Unmap => &[1, 3],
+            Self::ZapAll | Self::WriteProtect | Self::Collapse => &[1, 2],
+        }
+    }
+
+    /// Does it to a chain that had `len` SPTEs.
+    pub(crate) fn run(self, scheme: &SchemeInfo, mmu: &dyn Mmu, len: u32) -> Effect {
+        let vcpu = &mut Vcpu::new();
+        match self {
+            Self::Add | Self::ZapAll => {
+                let alias = scheme.aliases(len + 1) - 1;
+                match mmu.fault(vcpu, mapping(alias), Access::Write) {
+                    Ok(FaultOutcome::Spurious) => Effect::default(),
+                    Ok(FaultOutcome::Installed { .. }) => Effect::installed(1),
+                    Ok(FaultOutcome::Recycled { zapped }) => Effect {
+                        installed: 1,
+                        ..Effect::zapped(zapped)
+                    },
+                    Err(error) => panic!("I-chain: fault: {error}"),
+                }
             }
-            Self::Remove => assert!(mmu.zap(vcpu, mapping(0)).expect("mapped").was_present()),
-            Self::ZapAll => {
-                let outcome = mmu.fault(vcpu, mapping(len), Access::Write);
-                let recycled = matches!(outcome, Ok(FaultOutcome::Recycled { .. }));
-                assert!(recycled, "{outcome:?}");
-            }
-            Self::RemoveLast => {
-                let zapped = mmu.zap(vcpu, mapping(len - 1));
-                assert!(zapped.expect("mapped").was_present());
+            Self::Remove | Self::RemoveLast => {
+                let alias = if self == Self::Remove { 0 } else { len - 1 };
+                let zapped = mmu.zap(vcpu, mapping(alias)).expect("I-chain: zap");
+                Effect::zapped(u32::from(zapped.was_present()))
             }
             Self::Unmap => {
                 let zapped = mmu.unmap_range(vcpu, GfnRange::single(GFN));
-                assert_eq!(zapped, Ok(u64::from(len)));
+                Effect::zapped(zapped.expect("I-chain: unmap") as u32)
             }
             Self::WriteProtect => {
-                let were_writable = mmu.write_protect(GfnRange::single(GFN));
-                assert_eq!(were_writable, u64::from(len), "a writable SPTE was missed");
+                Effect::protected(mmu.write_protect(GfnRange::single(GFN)) as u32)
             }
             Self::Collapse => {
                 let zapped = mmu.zap_collapsible(vcpu, GfnRange::pages(GFN, NPAGES));
-                assert_eq!(zapped, Ok(u64::from(len)));
+                Effect::zapped(zapped.expect("I-chain: collapse") as u32)
             }
+        }
+    }
+
+    /// What it does where no other mutator is about.
+    pub(crate) fn alone(self, scheme: &SchemeInfo, len: u32) -> Effect {
+        match self {
+            Self::Add => Effect::installed(1),
+            Self::Remove | Self::RemoveLast => Effect::zapped(1),
+            Self::ZapAll => Effect {
+                installed: 1,
+                ..Effect::zapped(len + 1 - scheme.tdp_aliases())
+            },
+            Self::Unmap | Self::Collapse => Effect::zapped(len),
+            Self::WriteProtect => Effect::protected(len),
         }
     }
 
@@ -169,6 +245,11 @@ impl Mutator {
         }
     }
 
+    /// Whether it finds something to do, or to undo, in a chain of `len`.
+    pub(crate) fn may_meet(self, len: u32) -> bool {
+        self.lengths().iter().any(|&own| own <= len)
+    }
+
     /// SPTEs of a chain of `len` that stay mapped all the time.
     pub(crate) fn survivors(self, scheme: &SchemeInfo, len: u32) -> u32 {
         match self {
@@ -179,15 +260,7 @@ impl Mutator {
         }
     }
 
-    /// SPTEs mapped afterwards.
-    pub(crate) fn len_after(self, scheme: &SchemeInfo, len: u32) -> u32 {
-        match self {
-            Self::Add => len + 1,
-            other => other.survivors(scheme, len),
-        }
-    }
-
-    fn recycle_threshold(self, scheme: &SchemeInfo, len: u32) -> u32 {
+    pub(crate) fn recycle_threshold(self, scheme: &SchemeInfo, len: u32) -> u32 {
         match self {
             Self::ZapAll => len - scheme.tdp_aliases(),
             _ => ALIASES,
@@ -206,18 +279,48 @@ pub(crate) fn ager_against_mutator(
         let mmu = mmu_with_chain(scheme.build, len, mutator.recycle_threshold(scheme, len));
         let side = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || {
-                let mut vcpu = Vcpu::new();
-                mutator.run(&**mmu, &mut vcpu, len);
-            })
+            thread::spawn(move || mutator.run(scheme, &**mmu, len))
         };
         let aging = ager.run(&**mmu);
-        side.join().expect("the mutator does not panic");
+        let effect = side.join().expect("the mutator does not panic");
+        assert_eq!(effect, mutator.alone(scheme, len), "{}", scheme.name);
         if scheme.consistent && mutator.survivors(scheme, len) > 0 {
             assert!(aging.young, "I-young: a young SPTE that stayed was missed");
         }
         mutator.check_effect(&**mmu);
-        check_at_rest(&**mmu, scheme, mutator.len_after(scheme, len));
+        check_at_rest(&**mmu, scheme, effect.len_after(len));
+    });
+}
+
+/// Two mutators on one rmap of `len` SPTEs: one after the other where mmu_lock sees to
+/// that, beside each other where it is held for read.
+pub(crate) fn mutator_against_mutator(
+    scheme: &'static SchemeInfo,
+    mutators: [Mutator; 2],
+    len: u32,
+) {
+    let recycles = mutators.contains(&Mutator::ZapAll);
+    let threshold = if recycles {
+        Mutator::ZapAll.recycle_threshold(scheme, len)
+    } else {
+        ALIASES
+    };
+    explore(move || {
+        let mmu = mmu_with_chain(scheme.build, len, threshold);
+        let [mine, other] = mutators;
+        let side = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || other.run(scheme, &**mmu, len))
+        };
+        let effect = mine.run(scheme, &**mmu, len);
+        let other = side.join().expect("the mutator does not panic");
+        let both = Effect {
+            installed: effect.installed + other.installed,
+            zapped: effect.zapped + other.zapped,
+            ..effect
+        };
+        // I-chain: each SPTE is installed once and zapped once.
+        check_at_rest(&**mmu, scheme, both.len_after(len));
     });
 }
 

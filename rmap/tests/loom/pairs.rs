@@ -1,4 +1,5 @@
-//! Every pair of operations that may meet, for every sound scheme.
+//! Every pair of operations that may meet, for every sound scheme: a table over
+//! operations and the registry, which a new scheme or operation is in by itself.
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use rmap::{AccessedBits, MmuConfig, Mmus, SchemeInfo, Vcpu};
 use crate::model::{
     ALIASES, Ager, GFN, Mutator, NPAGES, ager_against_mutator, ager_against_page_reuse,
     check_at_rest, configured_mmu_with_chain, explore, mapping, mmu_with_chain,
+    mutator_against_mutator,
 };
 
 fn sound_schemes() -> impl Iterator<Item = &'static SchemeInfo> {
@@ -24,110 +26,109 @@ fn ends_before_it_meets(scheme: &SchemeInfo, ager: Ager, mutator: Mutator) -> bo
     scheme.mmus == Mmus::Both && ager == Ager::TestAge && in_rmap
 }
 
-/// Chain lengths at which the mutation takes a different path: no SPTE, one, the
-/// first descriptor, a full one, a second one.
-fn for_every_scheme(ager: Ager, mutator: Mutator, lengths: &[u32]) {
+fn agers_against(mutator: Mutator) {
     for scheme in sound_schemes() {
-        if ends_before_it_meets(scheme, ager, mutator) {
-            continue;
+        for ager in [Ager::Age, Ager::TestAge] {
+            if ends_before_it_meets(scheme, ager, mutator) {
+                continue;
+            }
+            let lengths = mutator.lengths().iter();
+            for &len in lengths.filter(|len| mutator.applies(scheme, **len)) {
+                println!(
+                    "{}: {ager:?} against {mutator:?} on a chain of {len}",
+                    scheme.name
+                );
+                ager_against_mutator(scheme, ager, mutator, len);
+            }
         }
-        let possible = |len: &&u32| mutator.applies(scheme, **len);
-        for &len in lengths.iter().filter(possible) {
-            println!(
-                "{}: {ager:?} against {mutator:?} on a chain of {len}",
-                scheme.name
-            );
-            ager_against_mutator(scheme, ager, mutator, len);
+    }
+}
+
+/// The other mutators that have no pair with this one yet.
+fn mutators_against(mutator: Mutator) {
+    let others = Mutator::ALL.iter().skip_while(|other| **other != mutator);
+    for &other in others {
+        let meet_at = |len: &u32| mutator.may_meet(*len) && other.may_meet(*len);
+        for scheme in sound_schemes() {
+            let possible = |len: &u32| *len <= scheme.max_aliases();
+            for len in (0..=2).filter(meet_at).filter(possible) {
+                println!(
+                    "{}: {mutator:?} against {other:?} on a chain of {len}",
+                    scheme.name
+                );
+                mutator_against_mutator(scheme, [mutator, other], len);
+            }
         }
     }
 }
 
-#[test]
-fn i_life_age_against_add() {
-    for_every_scheme(Ager::Age, Mutator::Add, &[0, 1, 2, 3]);
+/// A line for each mutator: its pairs with agers, its pairs with mutators. That there is
+/// a line for each is checked when this is compiled.
+macro_rules! pairs {
+    ($($mutator:ident: $agers:ident, $mutators:ident;)+) => {
+        $(
+            #[test]
+            fn $agers() {
+                agers_against(Mutator::$mutator);
+            }
+
+            #[test]
+            fn $mutators() {
+                mutators_against(Mutator::$mutator);
+            }
+        )+
+
+        const _: fn(Mutator) = |mutator| match mutator {
+            $(Mutator::$mutator => (),)+
+        };
+
+        #[test]
+        fn every_mutator_has_a_line() {
+            assert_eq!(Mutator::ALL, [$(Mutator::$mutator),+]);
+        }
+    };
 }
 
-#[test]
-fn i_life_test_age_against_add() {
-    for_every_scheme(Ager::TestAge, Mutator::Add, &[0, 1, 2, 3]);
-}
-
-#[test]
-fn i_life_age_against_remove() {
-    for_every_scheme(Ager::Age, Mutator::Remove, &[1, 2, 3]);
-}
-
-#[test]
-fn i_life_test_age_against_remove() {
-    for_every_scheme(Ager::TestAge, Mutator::Remove, &[1, 2, 3]);
-}
-
-#[test]
-fn i_life_agers_against_the_removal_of_the_last() {
-    for ager in [Ager::Age, Ager::TestAge] {
-        for_every_scheme(ager, Mutator::RemoveLast, &[2]);
-    }
-}
-
-#[test]
-fn i_life_age_against_zap_all() {
-    for_every_scheme(Ager::Age, Mutator::ZapAll, &[1, 2]);
-}
-
-#[test]
-fn i_life_test_age_against_zap_all() {
-    for_every_scheme(Ager::TestAge, Mutator::ZapAll, &[1, 2]);
-}
-
-#[test]
-fn i_life_age_against_unmap() {
-    for_every_scheme(Ager::Age, Mutator::Unmap, &[1, 3]);
-}
-
-#[test]
-fn i_life_test_age_against_unmap() {
-    for_every_scheme(Ager::TestAge, Mutator::Unmap, &[1, 3]);
-}
-
-#[test]
-fn i_progress_agers_against_write_protection() {
-    for ager in [Ager::Age, Ager::TestAge] {
-        for_every_scheme(ager, Mutator::WriteProtect, &[1, 2]);
-    }
-}
-
-#[test]
-fn i_progress_agers_against_a_walk_that_removes() {
-    for ager in [Ager::Age, Ager::TestAge] {
-        for_every_scheme(ager, Mutator::Collapse, &[1, 2]);
-    }
+pairs! {
+    Add: i_life_agers_against_add, i_chain_add_against_mutators;
+    Remove: i_life_agers_against_remove, i_chain_remove_against_mutators;
+    RemoveLast: i_life_agers_against_the_removal_of_the_last,
+        i_chain_the_removal_of_the_last_against_mutators;
+    ZapAll: i_life_agers_against_zap_all, i_chain_zap_all_against_mutators;
+    Unmap: i_life_agers_against_unmap, i_chain_unmap_against_mutators;
+    WriteProtect: i_progress_agers_against_write_protection,
+        i_chain_write_protection_against_mutators;
+    Collapse: i_progress_agers_against_a_walk_that_removes,
+        i_chain_a_walk_that_removes_against_mutators;
 }
 
 #[test]
 fn i_progress_two_agers_on_one_rmap() {
     for scheme in sound_schemes() {
-        for (mine, other) in [
-            (Ager::Age, Ager::Age),
-            (Ager::Age, Ager::TestAge),
-            (Ager::TestAge, Ager::TestAge),
-        ] {
-            println!("{}: {mine:?} against {other:?}", scheme.name);
-            explore(move || {
-                let len = scheme.aliases(3);
-                let mmu = mmu_with_chain(scheme.build, len, 4);
-                let side = {
-                    let mmu = Arc::clone(&mmu);
-                    thread::spawn(move || other.run(&**mmu).young)
-                };
-                let young = mine.run(&**mmu).young;
-                let other_young = side.join().expect("the ager does not panic");
-                if scheme.exact {
-                    assert!(young || other_young, "I-young: both missed it");
-                }
-                check_at_rest(&**mmu, scheme, len);
-            });
+        for (number, mine) in Ager::ALL.into_iter().enumerate() {
+            for other in Ager::ALL.into_iter().skip(number) {
+                println!("{}: {mine:?} against {other:?}", scheme.name);
+                two_agers(scheme, mine, other);
+            }
         }
     }
+}
+
+fn two_agers(scheme: &'static SchemeInfo, mine: Ager, other: Ager) {
+    explore(move || {
+        let len = scheme.aliases(3);
+        let mmu = mmu_with_chain(scheme.build, len, 4);
+        let side = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || other.run(&**mmu).young)
+        };
+        let young = mine.run(&**mmu).young;
+        let other_young = side.join().expect("the ager does not panic");
+        if scheme.exact {
+            assert!(young || other_young, "I-young: both missed it");
+        }
+        check_at_rest(&**mmu, scheme, len);
+    });
 }
 
 /// Age and the hardware's use of a page against the zap of its SPTE.

@@ -22,8 +22,12 @@ enum Beside {
     Reuse,
 }
 
-fn mmu_with_two_pages(scheme: &SchemeInfo, ager: Ager) -> Arc<Box<dyn Mmu>> {
-    let mmu = mmu_with_chain(scheme.build, 1, ALIASES);
+fn mmu_with_two_pages(scheme: &SchemeInfo, ager: Ager, beside: Beside) -> Arc<Box<dyn Mmu>> {
+    let threshold = match beside {
+        Beside::Mutator(mutator) => mutator.recycle_threshold(scheme, 1),
+        Beside::Reuse => ALIASES,
+    };
+    let mmu = mmu_with_chain(scheme.build, 1, threshold);
     let neighbour = Mapping::new(NEIGHBOUR, Level::Size4K, 0);
     let faulted = mmu.fault(&mut Vcpu::new(), neighbour, rmap::Access::Read);
     assert!(faulted.is_ok(), "{faulted:?}");
@@ -35,13 +39,12 @@ fn mmu_with_two_pages(scheme: &SchemeInfo, ager: Ager) -> Arc<Box<dyn Mmu>> {
 }
 
 impl Beside {
-    fn run(self, mmu: &dyn Mmu) {
-        let mut vcpu = Vcpu::new();
+    fn run(self, scheme: &SchemeInfo, mmu: &dyn Mmu) {
         match self {
-            Self::Mutator(mutator) => mutator.run(mmu, &mut vcpu, 1),
+            Self::Mutator(mutator) => drop(mutator.run(scheme, mmu, 1)),
             Self::Reuse => {
                 let place = Mapping::new(GFN, Level::Size4K, 0);
-                let given = mmu.give_page_away(&mut vcpu, place);
+                let given = mmu.give_page_away(&mut Vcpu::new(), place);
                 let changed = mmu.take_page_back(given.expect("the page was there"));
                 assert_eq!(changed, 0, "I-life: a stranger's words were changed");
             }
@@ -52,10 +55,10 @@ impl Beside {
 fn ager_of_two_pages(scheme: &'static SchemeInfo, ager: Ager, beside: Beside) {
     println!("{}: {ager:?} against {beside:?}", scheme.name);
     explore(move || {
-        let mmu = mmu_with_two_pages(scheme, ager);
+        let mmu = mmu_with_two_pages(scheme, ager, beside);
         let side = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || beside.run(&**mmu))
+            thread::spawn(move || beside.run(scheme, &**mmu))
         };
         let aging = ager.run(&**mmu);
         side.join().expect("the mutator does not panic");
@@ -65,11 +68,14 @@ fn ager_of_two_pages(scheme: &'static SchemeInfo, ager: Ager, beside: Beside) {
             return;
         };
         let neighbour = GfnRange::single(NEIGHBOUR);
-        if ager == Ager::AgeSlot && scheme.consistent {
+        // Collapsing takes the neighbour too.
+        let stays = mutator != Mutator::Collapse;
+        if ager == Ager::AgeSlot && scheme.consistent && stays {
             assert!(aging.young, "I-young: the neighbour was young");
             assert!(!mmu.test_age(neighbour).young, "I-young: it was just aged");
         }
-        if ager == Ager::TestAgeSlot && !matches!(mutator, Mutator::Add) {
+        let adds = matches!(mutator, Mutator::Add | Mutator::ZapAll);
+        if ager == Ager::TestAgeSlot && !adds {
             assert!(!aging.young, "I-young: nothing was young");
         }
     });
@@ -89,18 +95,10 @@ fn for_every_scheme(beside: Beside) {
 }
 
 #[test]
-fn i_young_agers_of_a_slot_against_remove() {
-    for_every_scheme(Beside::Mutator(Mutator::Remove));
-}
-
-#[test]
-fn i_young_agers_of_a_slot_against_add() {
-    for_every_scheme(Beside::Mutator(Mutator::Add));
-}
-
-#[test]
-fn i_life_agers_of_a_slot_against_unmap() {
-    for_every_scheme(Beside::Mutator(Mutator::Unmap));
+fn i_life_and_i_young_agers_of_a_slot_against_every_mutator() {
+    for mutator in Mutator::ALL {
+        for_every_scheme(Beside::Mutator(mutator));
+    }
 }
 
 #[test]
