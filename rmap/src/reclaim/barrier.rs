@@ -2,6 +2,10 @@
 //!
 //! A [`light_barrier`] and a [`heavy_barrier`] order a store before them and a load
 //! after them as two full fences would. Two light ones order nothing.
+//!
+//! A heavy barrier says whether it took place: also a process that has registered may be
+//! refused one (the kernel may be short of memory, a seccomp filter may have come). Light
+//! ones have relied on it by then, so there is nothing to fall back to.
 
 /// Under loom, which knows fences only.
 #[cfg(loom)]
@@ -13,8 +17,9 @@ mod fences {
         fence(SeqCst);
     }
 
-    pub(crate) fn heavy_barrier() {
+    pub(crate) fn heavy_barrier() -> bool {
         fence(SeqCst);
+        true
     }
 }
 
@@ -48,13 +53,9 @@ mod membarrier {
         }
     }
 
-    pub(crate) fn heavy_barrier() {
+    pub(crate) fn heavy_barrier() -> bool {
         fence(SeqCst);
-        if is_registered() {
-            // It was registered, so it cannot be refused.
-            let done = membarrier(MembarrierCommand::PrivateExpedited);
-            debug_assert!(done.is_ok(), "membarrier: {done:?}");
-        }
+        !is_registered() || membarrier(MembarrierCommand::PrivateExpedited).is_ok()
     }
 }
 
