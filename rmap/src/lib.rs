@@ -43,6 +43,15 @@
 //! The protocol, the invariants (I-chain, I-bit, I-life, I-young, I-zap,
 //! I-progress) and the reason for every memory ordering are in `docs/rmap.md`.
 
+#![deny(unsafe_code)]
+#![deny(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
+
 pub mod config;
 pub mod desc;
 pub mod error;
@@ -53,18 +62,33 @@ mod lookaround;
 pub mod memslot;
 pub mod mmu;
 pub mod mmu_lock;
+#[allow(unsafe_code, reason = "a prefetch instruction, where there is one")]
 mod prefetch;
+#[expect(unsafe_code, reason = "chains are pointers")]
 pub mod pte_list;
 mod ranges;
+#[expect(unsafe_code, reason = "what left a chain is freed")]
 pub mod reclaim;
+#[expect(
+    unsafe_code,
+    reason = "what schemes promise of the pointers they follow"
+)]
 pub mod scheme;
+#[expect(unsafe_code, reason = "each keeps the promise of `Scheme`")]
 pub mod schemes;
+#[expect(unsafe_code, reason = "chains are pointers")]
 pub mod shadow_mmu;
 pub mod spte;
+#[cfg_attr(
+    loom,
+    expect(unsafe_code, reason = "the canaries of a model are shared")
+)]
 pub mod sync;
+#[expect(unsafe_code, reason = "tables are pointers")]
 pub mod tdp_mmu;
 pub mod tiered_mmu;
 pub mod vcpu;
+#[expect(unsafe_code, reason = "chains are pointers")]
 mod verify;
 
 pub use config::{AccessedBits, LockKind, MemslotConfig, MmuConfig};

@@ -179,6 +179,15 @@ impl Memslot {
         })
     }
 
+    #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there is one for each level: no check is left"
+    )]
+    fn level(&self, level: Level) -> &SlotLevel {
+        &self.levels[level.index()]
+    }
+
     /// The slot's gfns.
     #[must_use]
     #[inline]
@@ -196,7 +205,7 @@ impl Memslot {
     #[must_use]
     #[inline]
     pub fn head(&self, gfn: Gfn, level: Level) -> Option<&RmapHead> {
-        let level_data = &self.levels[level.index()];
+        let level_data = self.level(level);
         let index = (gfn.0 >> level.shift()).checked_sub(level_data.first_index)?;
         level_data.heads.get(index as usize)
     }
@@ -209,7 +218,7 @@ impl Memslot {
         let Some(range) = self.range.intersection(range) else {
             return &[];
         };
-        let level_data = &self.levels[level.index()];
+        let level_data = self.level(level);
         let first = (range.start.0 >> level.shift()) - level_data.first_index;
         let last = ((range.end.0 - 1) >> level.shift()) - level_data.first_index;
         level_data
@@ -269,7 +278,7 @@ impl Memslot {
         range: GfnRange,
         level: Level,
     ) -> impl Iterator<Item = (Mapping, &Spte)> + '_ {
-        let level_data = &self.levels[level.index()];
+        let level_data = self.level(level);
         let indices = match self.range.intersection(&range) {
             Some(range) => range.start.0 >> level.shift()..((range.end.0 - 1) >> level.shift()) + 1,
             None => 0..0,
@@ -365,8 +374,10 @@ impl Memslots {
     }
 }
 
-/// 0 to 999, from the mapping and the seed alone (splitmix64's finish).
-pub(crate) fn draw_permille(mapping: Mapping, seed: u64) -> u16 {
+/// 0 to 999, from the mapping and the seed alone (splitmix64's finish): an SPTE is made
+/// young where this is below the share asked for.
+#[must_use]
+pub fn draw_permille(mapping: Mapping, seed: u64) -> u16 {
     let place = mapping.gfn.0 << 16 | u64::from(mapping.alias) << 2 | mapping.level.index() as u64;
     let mut x = (place ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

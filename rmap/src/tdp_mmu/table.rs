@@ -48,6 +48,10 @@ impl TdpTable {
 
     /// The entry on the way to `gfn`, in a table of this height.
     #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a remainder is in bounds: no check is left"
+    )]
     pub(crate) fn spte(&self, gfn: Gfn, height: u32) -> &Spte {
         &self.sptes[(gfn.0 >> (height * LEVEL_SHIFT)) as usize % SPTES_PER_PAGE]
     }

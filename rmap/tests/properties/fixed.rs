@@ -1,5 +1,6 @@
 //! Cases chosen by hand: what a configuration may not say, and the edges of collapsing.
 
+use rmap::memslot::draw_permille;
 use rmap::{Access, Gfn, GfnRange, Level, Mapping, MemslotConfig, MmuConfig, RmapError, Vcpu};
 
 use crate::pair::ALIASES;
@@ -95,5 +96,28 @@ fn i_chain_only_whole_huge_pages_inside_the_slot_are_collapsible() {
             scheme.name
         );
         assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
+    }
+}
+
+#[test]
+fn a_young_share_is_about_what_was_asked_for() {
+    const PAGES: u64 = 10_000;
+    for seed in 0..50 {
+        let young = |permille| {
+            let draw = |gfn| draw_permille(Mapping::new(Gfn(gfn), Level::Size4K, 0), seed);
+            (0..PAGES).filter(|&gfn| draw(gfn) < permille).count() as f64
+        };
+        assert_eq!([young(0), young(1000)], [0.0, PAGES as f64]);
+        for permille in [1, 100, 500, 900] {
+            let share = f64::from(permille) / 1000.0;
+            let expected = PAGES as f64 * share;
+            // Five standard deviations of a binomial.
+            let off = 5.0 * (expected * (1.0 - share)).sqrt();
+            let seen = young(permille);
+            assert!(
+                (seen - expected).abs() <= off,
+                "{seed}: {seen} of {expected}"
+            );
+        }
     }
 }

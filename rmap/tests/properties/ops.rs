@@ -19,8 +19,8 @@ pub(crate) enum Op {
     Touch(Mapping),
     WriteProtect(GfnRange),
     ZapCollapsible(GfnRange),
-    /// Makes all of the range young, or all of it old.
-    SetYoungShare(GfnRange, bool, u64),
+    /// Makes a share of the range young, in permille, and the rest old.
+    SetYoungShare(GfnRange, u16, u64),
     ChainLen(Mapping),
     /// Gives a shadow page away, works on it in vain, and takes it back.
     ReusePage(Mapping),
@@ -56,6 +56,11 @@ fn range() -> impl Strategy<Value = GfnRange> {
     (gfn(), npages).prop_map(|(start, npages)| GfnRange::pages(start, npages))
 }
 
+/// All, none, and what is between.
+fn share() -> impl Strategy<Value = u16> {
+    prop_oneof![1 => Just(0), 1 => Just(1000), 4 => 1..1000_u16]
+}
+
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (mapping(), any::<bool>()).prop_map(|(mapping, write)| Op::Fault(mapping, write)),
@@ -69,8 +74,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         4 => mapping().prop_map(Op::Touch),
         2 => range().prop_map(Op::WriteProtect),
         4 => collapsible().prop_map(Op::ZapCollapsible),
-        1 => (range(), any::<bool>(), any::<u64>())
-            .prop_map(|(range, young, seed)| Op::SetYoungShare(range, young, seed)),
+        2 => (range(), share(), any::<u64>())
+            .prop_map(|(range, share, seed)| Op::SetYoungShare(range, share, seed)),
         2 => mapping().prop_map(Op::ChainLen),
         1 => mapping().prop_map(Op::ReusePage),
     ]

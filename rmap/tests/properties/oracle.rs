@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rmap::{Gfn, GfnRange, Level, Mapping, MmuConfig, RmapError, SchemeInfo};
+use rmap::{
+    Gfn, GfnRange, Level, Mapping, MmuConfig, RmapError, SchemeInfo, memslot::draw_permille,
+};
 
 use crate::aging::Sight;
 
@@ -300,8 +302,13 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn set_young(&mut self, range: GfnRange, young: bool) {
+    /// The share is the MMU's to draw; that it is one is checked by
+    /// `a_young_share_is_about_what_was_asked_for`.
+    pub(crate) fn set_young_share(&mut self, range: GfnRange, permille: u16, seed: u64) {
         for key in self.keys(range) {
+            let (_, level, index, alias) = key;
+            let mapping = Mapping::new(Gfn(index * level.npages()), level, alias);
+            let young = draw_permille(mapping, seed) < permille;
             self.mapped
                 .entry(key)
                 .and_modify(|state| state.young = young);

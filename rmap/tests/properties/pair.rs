@@ -93,10 +93,9 @@ impl<'a> Pair<'a> {
                 let zapped = self.mmu.zap_collapsible(&mut self.vcpu, range);
                 prop_assert_eq!(zapped, expected);
             }
-            Op::SetYoungShare(range, young, seed) => {
-                self.mmu
-                    .set_young_share(range, if young { 1000 } else { 0 }, seed);
-                self.oracle.set_young(range, young);
+            Op::SetYoungShare(range, share, seed) => {
+                self.mmu.set_young_share(range, share, seed);
+                self.oracle.set_young_share(range, share, seed);
             }
             Op::ChainLen(mapping) => self.check_len(mapping)?,
             Op::ReusePage(mapping) => self.reuse_page(mapping)?,
@@ -179,7 +178,7 @@ impl<'a> Pair<'a> {
         let whole = GfnRange::pages(Gfn(0), u64::MAX);
         self.age(whole)?;
         self.mmu.set_young_share(whole, 0, 0);
-        self.oracle.set_young(whole, false);
+        self.oracle.set_young_share(whole, 0, 0);
         prop_assert_eq!(self.mmu.take_page_back(given), 0);
         self.check_len(mapping)
     }
