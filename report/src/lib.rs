@@ -27,6 +27,8 @@
 //! | [`verdicts`] | claims about aging, and what became of each |
 //! | [`embed`] | tables kept up to date inside markdown files |
 
+#![forbid(unsafe_code)]
+
 pub mod benchstat;
 pub mod compare;
 pub mod embed;

@@ -2,6 +2,8 @@
 //! and one `run`; xtask itself measures nothing, it builds and starts the
 //! programs that do.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod build_ebpf;
 mod compare;

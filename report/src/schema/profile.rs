@@ -121,6 +121,10 @@ pub struct GuestRun {
     pub pages: u64,
     /// Virtual aliases of every page: the SPTEs asked for per gfn.
     pub aliases: u32,
+    /// Whether the guest is an L1 whose L2 uses the pages: the aliases are then those of L1's
+    /// nested page table.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nested: bool,
     /// What is behind the guest's memory.
     pub backing: String,
     /// What makes the kernel age it.

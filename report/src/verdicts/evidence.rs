@@ -31,6 +31,17 @@ pub struct Evidence<'a> {
     checks: &'a Checks,
 }
 
+/// Whose VMs a run of a profile looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guests {
+    /// The host's own.
+    Own,
+    /// A test guest that is an L1, whose L2 uses pages that L1 maps once each.
+    NestedOnce,
+    /// Another test guest, with as many SPTEs for a gfn as somebody chose.
+    Chosen,
+}
+
 /// How all tests of a claim ended.
 pub(super) enum Tests {
     Passed,
@@ -93,10 +104,23 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// Whether the profile is of a guest that was made for the recording.
-    pub(super) fn is_test_guest(&self) -> bool {
-        let made = |record: &Record| matches!(record, Record::Run(run) if run.guest.is_some());
-        self.profile.iter().any(made)
+    /// Those of the runs that looked at such guests.
+    pub(super) fn censuses_of(&self, guests: Guests) -> impl Iterator<Item = &'a CensusRecord> {
+        self.censuses()
+            .filter(move |census| self.guests(census.run) == guests)
+    }
+
+    /// Whose VMs a run of the profile looked at.
+    fn guests(&self, number: u32) -> Guests {
+        let mut runs = self.profile.iter().filter_map(|record| match record {
+            Record::Run(run) if run.run == number => run.guest.as_ref(),
+            _ => None,
+        });
+        match runs.next() {
+            None => Guests::Own,
+            Some(guest) if guest.nested && guest.aliases == 1 => Guests::NestedOnce,
+            Some(_) => Guests::Chosen,
+        }
     }
 
     /// How these tests ended, the worst first.

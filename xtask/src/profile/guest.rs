@@ -105,6 +105,7 @@ impl TestGuest {
         Ok(GuestRun {
             pages: ready.pages,
             aliases: ready.aliases,
+            nested: false,
             backing: ready.backing.clone(),
             driver: ready.driver.clone(),
             held: self.held,
