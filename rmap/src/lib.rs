@@ -57,6 +57,7 @@ pub mod desc;
 pub mod error;
 pub mod gfn;
 pub mod head;
+#[expect(unsafe_code, reason = "heads are read several at a time")]
 mod heads;
 mod lookaround;
 pub mod memslot;
