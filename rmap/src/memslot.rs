@@ -234,7 +234,7 @@ impl Memslot {
     #[inline]
     pub fn spte(&self, mapping: Mapping) -> Result<NonNull<Spte>, RmapError> {
         let index = mapping.gfn.0 >> mapping.level.shift();
-        let spte = self.levels[mapping.level.index()].spte(index, mapping.alias);
+        let spte = self.level(mapping.level).spte(index, mapping.alias);
         spte.map(NonNull::from).ok_or(RmapError::NoSuchAlias {
             alias: mapping.alias,
             aliases: self.aliases.end,
@@ -247,7 +247,7 @@ impl Memslot {
     /// The alias does not exist.
     pub fn page(&self, mapping: Mapping) -> Result<ShadowPage<'_>, RmapError> {
         let index = mapping.gfn.0 >> mapping.level.shift();
-        let page = self.levels[mapping.level.index()].page(index, mapping.alias);
+        let page = self.level(mapping.level).page(index, mapping.alias);
         page.ok_or(RmapError::NoSuchAlias {
             alias: mapping.alias,
             aliases: self.aliases.end,

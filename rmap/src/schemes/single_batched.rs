@@ -158,10 +158,10 @@ impl<const IDEAS: u8> Batched<IDEAS> {
         }
         while !batches.is_empty() {
             let lone = Self::walk_lone(guard, batches, op)?;
-            batches = &batches[lone..];
+            batches = batches.get(lone..).unwrap_or_default();
             if !batches.is_empty() {
                 let listed = Self::walk_mapped(guard, batches, op)?;
-                batches = &batches[listed..];
+                batches = batches.get(listed..).unwrap_or_default();
             }
         }
         rest.iter().try_for_each(|head| Self::walk(guard, head, op))
@@ -223,8 +223,8 @@ impl<const IDEAS: u8> Batched<IDEAS> {
         let (mut first, mut second) = (Mapped::none(), Mapped::none());
         let (mut listed, mut before) = (&mut first, &mut second);
         let mut done = 0;
-        while done < batches.len() {
-            listed.list(&batches[done..]);
+        while let Some(part) = batches.get(done..).filter(|part| !part.is_empty()) {
+            listed.list(part);
             done = batches.len().min(done + LISTED);
             if Self::has(READ_AHEAD) {
                 let (eights, rest) = listed.batches();
