@@ -5,8 +5,10 @@
 //! a figure it has no grounds for.
 
 mod rank;
+mod rate_zero;
 
 pub use rank::{SIGNIFICANT, geometric_mean, mann_whitney_p};
+pub use rate_zero::{AtRate, at_rate_zero};
 
 /// Values sorted, or `None` if there are none or one is not finite.
 fn sorted(values: &[f64]) -> Option<Vec<f64>> {

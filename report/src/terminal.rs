@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     fmt::{Arguments, Write as _},
     io::{self, ErrorKind, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Prints a line to standard output. A reader that has gone away (`| head`) has
@@ -13,9 +14,20 @@ use std::{
 /// If the output cannot be written for another reason.
 pub fn print(text: Arguments<'_>) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            READER_GONE.store(true, Ordering::Relaxed);
+            Ok(())
+        }
         result => result,
     }
+}
+
+static READER_GONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the reader of standard output was found gone: what prints for ever
+/// has nobody to print for then.
+pub fn reader_is_gone() -> bool {
+    READER_GONE.load(Ordering::Relaxed)
 }
 
 /// Prints a line to standard error. What cannot be said there is dropped: no

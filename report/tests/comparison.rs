@@ -4,10 +4,10 @@ mod common;
 
 use common::{callbacks, cell, file, with_young};
 use report::{
-    ResultFile,
-    compare::{CompareError, YoungShares, compare},
+    Observed, ResultFile,
+    compare::{CompareError, YoungShares, compare, cost_records},
     embed,
-    schema::{Cache, CallbackKind, Op, ResultKind},
+    schema::{Cache, CallbackKind, Op, Record, ResultKind},
     table::Format,
 };
 
@@ -66,6 +66,49 @@ fn each_cost_is_filed_under_its_chain_length_and_scheme() {
     // scheme and nothing is extrapolated.
     let pooled = result.rows[2].hot.as_ref().unwrap();
     assert!(pooled.interpolated && (pooled.ns - 50.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_cost_sampled_at_two_rates_is_compared_at_rate_zero() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, _) = sides(folder.path());
+    let kind = CallbackKind::ClearFlushYoung;
+    // 240 ns at 1 kHz and 270 ns at 4 kHz: 230 ns at none.
+    let mut slow = callbacks(kind, 1, 10_000_000, 2000, 400);
+    if let Record::Callbacks(cell) = &mut slow
+        && let Observed::Value(samples) = &mut cell.samples
+    {
+        samples.period_ns = 1_000_000;
+    }
+    let records = [slow, callbacks(kind, 1, 5_000_000, 4500, 900)];
+    let profile = file(
+        folder.path(),
+        "two-rates.jsonl",
+        ResultKind::Profile,
+        &records,
+    );
+    let real = compare(&bench, &profile, None).unwrap().rows[0]
+        .real
+        .clone();
+    let near = |ns: f64, wanted: f64| assert!((ns - wanted).abs() < 1e-3, "{ns}");
+    near(real.total.unwrap().mean_ns, 230.0);
+    near(real.walk.unwrap().mean_ns, 200.0 - 25.0 / 3.0);
+    near(real.raw.0.unwrap().mean_ns, 250.0);
+    assert!(
+        real.mechanism
+            .contains("at rate zero from 1000 and 4000 Hz")
+    );
+
+    let costs = cost_records(&records, 3);
+    let cost = costs.iter().find(|cost| cost.shortest == 1).unwrap();
+    assert_eq!(
+        (cost.run, cost.callbacks, cost.samples),
+        (3, 15_000_000, Some(7800))
+    );
+    near(cost.raw.value().unwrap().mean_ns, 250.0);
+    near(cost.rate_zero.value().unwrap().mean_ns, 230.0);
+    let one_rate = cost_records(&records[..1], 0);
+    assert!(one_rate[0].raw.value().is_some() && one_rate[0].rate_zero.reason().is_some());
 }
 
 #[test]

@@ -46,6 +46,7 @@ fn a_census_comes_back_as_written() {
         lengths: [(0, 48), (16, 2000)].into(),
         longer: 0,
         sptes: 32000,
+        descriptor_bytes: Some(2000 * 256),
         accessed: Observed::missing("not asked"),
         read_again: 0,
         locked_again: 0,

@@ -11,6 +11,7 @@
 mod gap;
 mod marginal;
 mod real;
+mod records;
 mod runs;
 mod synthetic;
 
@@ -18,6 +19,7 @@ pub use gap::{Part, Saving};
 pub use marginal::{Marginal, Side};
 pub use real::costs as real_costs;
 pub use real::{Band, RealCost};
+pub use records::cost_records;
 pub use runs::{Change, NotComparable, RunComparison, check_host, compare_runs};
 pub use synthetic::{Curve, Point};
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     Observed, ResultFile,
     schema::{CallbackKind, CallbackRecord, ChainLen, Record},
-    stats::{SampledMean, sampled_mean_ns},
+    stats::{AtRate, SampledMean, at_rate_zero, sampled_mean_ns},
     table::figure,
 };
 
@@ -57,12 +57,19 @@ pub struct RealCost {
     pub pages: u64,
     /// Timer samples in them, where sampled.
     pub samples: Option<u64>,
-    /// Mean time of a callback.
+    /// Mean time of a callback: at sampling rate zero where several rates tell
+    /// it, else as it was seen.
     #[serde(skip)]
     pub total: Option<SampledMean>,
-    /// Mean time of its walk.
+    /// Mean time of its walk, likewise.
     #[serde(skip)]
     pub walk: Option<SampledMean>,
+    /// Both as they were seen.
+    #[serde(skip)]
+    pub raw: (Option<SampledMean>, Option<SampledMean>),
+    /// Both at sampling rate zero.
+    #[serde(skip)]
+    pub rate_zero: (Option<SampledMean>, Option<SampledMean>),
     /// `[mean, low, high]` of a callback, nanoseconds.
     pub total_ns: Option<[f64; 3]>,
     /// `[mean, low, high]` of its walk, nanoseconds.
@@ -89,10 +96,13 @@ struct Sums {
     exact: Option<ExactSums>,
 }
 
+/// By the time one sample stands for.
 #[derive(Clone, Debug, Default)]
-struct SampleSums {
-    walk_ns: f64,
-    notifier_ns: f64,
+struct SampleSums(BTreeMap<u64, RateSums>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct RateSums {
+    callbacks: u64,
     walk: u64,
     notifier: u64,
 }
@@ -113,10 +123,12 @@ impl Sums {
         self.len_sum += u64::from(len) * record.callbacks;
         if let Observed::Value(samples) = &record.samples {
             let sums = self.sampled.get_or_insert_default();
-            sums.walk += samples.walk();
-            sums.notifier += samples.notifier;
-            sums.walk_ns += samples.walk() as f64 * samples.period_ns as f64;
-            sums.notifier_ns += samples.notifier as f64 * samples.period_ns as f64;
+            let at = RateSums {
+                callbacks: record.callbacks,
+                walk: samples.walk(),
+                notifier: samples.notifier,
+            };
+            sums.add(samples.period_ns, at);
         }
         if let Observed::Value(latency) = &record.latency {
             let sums = self.exact.get_or_insert_default();
@@ -140,10 +152,7 @@ impl Sums {
         self.len_sum += other.len_sum;
         if let Some(o) = &other.sampled {
             let sums = self.sampled.get_or_insert_default();
-            sums.walk += o.walk;
-            sums.notifier += o.notifier;
-            sums.walk_ns += o.walk_ns;
-            sums.notifier_ns += o.notifier_ns;
+            o.0.iter().for_each(|(period, at)| sums.add(*period, *at));
         }
         if let Some(o) = &other.exact {
             let sums = self.exact.get_or_insert_default();
@@ -156,32 +165,34 @@ impl Sums {
     }
 
     fn earns_own_row(&self) -> bool {
-        let sampled = self.sampled.as_ref().map_or(0, |s| s.walk + s.notifier);
+        let sampled = self.sampled.as_ref().map_or(0, SampleSums::samples);
         let exact = self.exact.as_ref().map_or(0, |s| s.calls);
         sampled >= SAMPLES_FOR_OWN_ROW || exact >= CALLS_FOR_OWN_ROW
     }
 
     fn cost(&self) -> RealCost {
-        let (total, walk, mechanism) = if let Some(exact) = &self.exact {
-            let (total, walk) = exact.means();
-            (total, walk, "fentry and fexit on every callback".to_owned())
+        const NOTHING: (Option<SampledMean>, Option<SampledMean>) = (None, None);
+        let (raw, rate_zero, mechanism) = if let Some(exact) = &self.exact {
+            let mechanism = "fentry and fexit on every callback".to_owned();
+            (exact.means(), NOTHING, mechanism)
         } else if let Some(sums) = &self.sampled {
-            let (total, walk) = sums.means(self.callbacks);
-            (
-                total,
-                walk,
-                "cpu-clock samples over exact tracepoint counts".to_owned(),
-            )
+            let zero = sums.at_rate_zero();
+            let mechanism = sums.mechanism(zero.0.is_some());
+            (sums.means(self.callbacks), zero, mechanism)
         } else {
-            (None, None, "nothing: only counts were recorded".to_owned())
+            let mechanism = "nothing: only counts were recorded".to_owned();
+            (NOTHING, NOTHING, mechanism)
         };
+        let (total, walk) = (rate_zero.0.or(raw.0), rate_zero.1.or(raw.1));
         let flat = |m: Option<SampledMean>| m.map(|m| [m.mean_ns, m.low_ns, m.high_ns]);
         RealCost {
             callbacks: self.callbacks,
             pages: self.pages,
-            samples: self.sampled.as_ref().map(|s| s.walk + s.notifier),
+            samples: self.sampled.as_ref().map(SampleSums::samples),
             total,
             walk,
+            raw,
+            rate_zero,
             total_ns: flat(total),
             walk_ns: flat(walk),
             mechanism,
@@ -190,22 +201,57 @@ impl Sums {
 }
 
 impl SampleSums {
+    fn add(&mut self, period_ns: u64, at: RateSums) {
+        let sums = self.0.entry(period_ns).or_default();
+        sums.callbacks += at.callbacks;
+        sums.walk += at.walk;
+        sums.notifier += at.notifier;
+    }
+
+    fn samples(&self) -> u64 {
+        self.0.values().map(|at| at.walk + at.notifier).sum()
+    }
+
     fn means(&self, callbacks: u64) -> (Option<SampledMean>, Option<SampledMean>) {
-        let mean = |samples: u64, ns: f64| {
+        let mean = |of: fn(&RateSums) -> u64| {
+            let samples: u64 = self.0.values().map(of).sum();
+            let times = self.0.iter().map(|(ns, at)| *ns as f64 * of(at) as f64);
             // Runs may have sampled at different rates: an average period
             // keeps the total time right.
-            let period = if samples == 0 {
-                0.0
-            } else {
-                ns / samples as f64
-            };
+            let period = times.sum::<f64>() / samples.max(1) as f64;
             sampled_mean_ns(samples, period.round() as u64, callbacks)
         };
-        let all = self.walk + self.notifier;
-        (
-            mean(all, self.walk_ns + self.notifier_ns),
-            mean(self.walk, self.walk_ns),
-        )
+        (mean(|at| at.walk + at.notifier), mean(|at| at.walk))
+    }
+
+    fn at_rate_zero(&self) -> (Option<SampledMean>, Option<SampledMean>) {
+        let mean = |of: fn(&RateSums) -> u64| {
+            let rates: Vec<AtRate> = self
+                .0
+                .iter()
+                .map(|(period_ns, at)| AtRate {
+                    period_ns: *period_ns,
+                    samples: of(at),
+                    events: at.callbacks,
+                })
+                .collect();
+            at_rate_zero(&rates)
+        };
+        (mean(|at| at.walk + at.notifier), mean(|at| at.walk))
+    }
+
+    fn mechanism(&self, at_rate_zero: bool) -> String {
+        let how = "cpu-clock samples over exact tracepoint counts";
+        if !at_rate_zero {
+            return how.to_owned();
+        }
+        let rates: Vec<String> = self
+            .0
+            .keys()
+            .rev()
+            .map(|period| format!("{:.0}", 1e9 / *period as f64))
+            .collect();
+        format!("{how}, at rate zero from {} Hz", rates.join(" and "))
     }
 }
 
@@ -248,8 +294,13 @@ pub(super) fn rate_hz(profile: &ResultFile) -> Option<f64> {
 /// Mean costs by kind and chain length: a row of its own for each length that
 /// was sampled often enough, bands for the rest.
 pub fn costs(profile: &ResultFile) -> Vec<(CallbackKind, Band, RealCost)> {
+    costs_of(&profile.records)
+}
+
+/// As [`costs`], of records.
+pub(super) fn costs_of(records: &[Record]) -> Vec<(CallbackKind, Band, RealCost)> {
     let mut exact: BTreeMap<(CallbackKind, u32), Sums> = BTreeMap::new();
-    for record in &profile.records {
+    for record in records {
         // A synthetic callback is over one gfn.
         if let Record::Callbacks(record) = record
             && !record.several_pages

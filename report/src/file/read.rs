@@ -259,6 +259,8 @@ fn parsed(line: &str) -> Result<Record, String> {
         "mechanism" => Record::Mechanism(body(line)?),
         "vm" => Record::Vm(body(line)?),
         "callbacks" => Record::Callbacks(Box::new(body(line)?)),
+        "cost" => Record::Cost(body(line)?),
+        "interference" => Record::Interference(Box::new(body(line)?)),
         "census" => Record::Census(body(line)?),
         "loss" => Record::Loss(body(line)?),
         "overhead" => Record::Overhead(body(line)?),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Observed,
+    compare::cost_records,
     latency::Latency,
     schema::{
         CallbackKind, CallbackRecord, CallerClass, ChainLen, LossRecord, MechanismRecord,
@@ -91,6 +92,7 @@ impl Sums {
         match record {
             Record::Vm(vm) => vm.vm = number(vm.vm),
             Record::Census(census) => census.vm = number(census.vm),
+            Record::Interference(held_up) => held_up.vm = held_up.vm.map(number),
             Record::Callbacks(callbacks) => callbacks.vm = None,
             _ => {}
         }
@@ -115,6 +117,8 @@ impl Sums {
                 let sum = self.stacks.entry(key).or_insert(0);
                 *sum = sum.saturating_add(stack.count);
             }
+            // Made anew from the sums.
+            Record::Cost(_) => {}
             Record::Event(_) => self.events += 1,
             other => self.others.push(other),
         }
@@ -174,6 +178,8 @@ impl Sums {
         records.extend(self.others);
         let callbacks = self.callbacks.into_values();
         records.extend(callbacks.map(|cell| Record::Callbacks(Box::new(cell))));
+        let costs = cost_records(&records, 0);
+        records.extend(costs.into_iter().map(Record::Cost));
         for ((run, caller, frames), count) in self.stacks {
             records.push(Record::Stack(StackRecord {
                 run,

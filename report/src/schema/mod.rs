@@ -10,6 +10,7 @@
 
 mod bench;
 mod context;
+mod cost;
 mod describe;
 mod matrix;
 mod profile;
@@ -20,6 +21,7 @@ pub use bench::{BenchRecord, Cache, LatencySummary, Op, Params, Summary};
 pub use context::{
     Context, Disturbance, End, Host, KvmConfig, Outcome, ResultKind, SchemaVersion, Source, Tool,
 };
+pub use cost::{CostRecord, HeldUp, InterferenceRecord, MeanTime};
 pub use profile::{
     CallbackKind, CallbackRecord, CallerClass, CensusRecord, ChainLen, EventRecord, GuestRun,
     LossRecord, MechanismRecord, OverheadRecord, RunRecord, Samples, Sampling, StackRecord,
@@ -50,6 +52,10 @@ pub enum Record {
     Vm(VmRecord),
     /// Aging callbacks of one kind, caller class and chain length.
     Callbacks(Box<CallbackRecord>),
+    /// What callbacks of a kind and chain length cost, made from the others.
+    Cost(CostRecord),
+    /// How long faults and lock waits took while aging ran and while not.
+    Interference(Box<InterferenceRecord>),
     /// Chain lengths of one VM and level.
     Census(CensusRecord),
     /// Something that was not counted, and how often.
@@ -80,6 +86,8 @@ impl Record {
             Self::Mechanism(r) => r.run,
             Self::Vm(r) => r.run,
             Self::Callbacks(r) => r.run,
+            Self::Cost(r) => r.run,
+            Self::Interference(r) => r.run,
             Self::Census(r) => r.run,
             Self::Loss(r) => r.run,
             Self::Overhead(r) => r.run,
@@ -98,6 +106,8 @@ impl Record {
             Self::Mechanism(r) => &mut r.run,
             Self::Vm(r) => &mut r.run,
             Self::Callbacks(r) => &mut r.run,
+            Self::Cost(r) => &mut r.run,
+            Self::Interference(r) => &mut r.run,
             Self::Census(r) => &mut r.run,
             Self::Loss(r) => &mut r.run,
             Self::Overhead(r) => &mut r.run,

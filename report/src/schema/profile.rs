@@ -308,6 +308,9 @@ pub struct CensusRecord {
     pub longer: u64,
     /// SPTEs on all chains.
     pub sptes: u64,
+    /// Memory of the chains' descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub descriptor_bytes: Option<u64>,
     /// SPTEs with the Accessed bit set.
     pub accessed: Observed<u64>,
     /// Heads whose LOCKED bit was seen set.

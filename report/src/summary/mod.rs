@@ -1,13 +1,16 @@
 //! The tables of one result file.
 
 mod bench;
+mod callers;
 mod goals;
+mod held_up;
 mod matrix;
 mod pass;
 mod profile;
 mod replay;
 mod scaling;
 mod shares;
+mod stacks;
 mod tax;
 mod verdict;
 

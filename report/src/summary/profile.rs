@@ -3,20 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use super::{callers, held_up, stacks};
 use crate::{
     Observed, ResultFile,
     compare::real_costs,
-    latency::Latency,
-    schema::{CallbackKind, CallbackRecord, CallerClass, CensusRecord, Record},
-    stats::sampled_mean_ns,
+    schema::{CensusRecord, Record, VmRecord},
+    stats::SampledMean,
     table::{Column, Table, count, figure, with_interval},
 };
 
 /// All tables of a profile.
 pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
     let all = [
-        callers(file),
+        callers::counted(file),
+        callers::timed(file),
         by_chain_length(file),
+        held_up::table(file),
+        stacks::table(file),
         census(file),
         vms(file),
         mechanisms(file),
@@ -26,112 +29,12 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
     all.into_iter().filter(|t| !t.is_empty()).collect()
 }
 
-fn duration_s(file: &ResultFile) -> f64 {
+pub(super) fn duration_s(file: &ResultFile) -> f64 {
     let runs = file.records.iter().filter_map(|r| match r {
         Record::Run(run) => Some(run.duration_s),
         _ => None,
     });
     runs.sum()
-}
-
-#[derive(Default)]
-struct CallerSums {
-    callbacks: u64,
-    pages: u64,
-    young: Option<u64>,
-    samples: u64,
-    sample_ns: f64,
-    sampled: bool,
-    latency: Option<Latency>,
-}
-
-impl CallerSums {
-    fn add(&mut self, record: &CallbackRecord) {
-        self.callbacks += record.callbacks;
-        self.pages += record.pages;
-        if let Observed::Value(young) = record.young {
-            *self.young.get_or_insert(0) += young;
-        }
-        if let Observed::Value(samples) = &record.samples {
-            let n = samples.total();
-            self.sampled = true;
-            self.samples += n;
-            self.sample_ns += n as f64 * samples.period_ns as f64;
-        }
-        if let Observed::Value(latency) = &record.latency {
-            self.latency.get_or_insert_default().merge(latency);
-        }
-    }
-
-    fn mean(&self) -> String {
-        if let Some(latency) = &self.latency {
-            return figure(latency.mean_ns());
-        }
-        if !self.sampled || self.samples == 0 {
-            return "-".to_owned();
-        }
-        let period = (self.sample_ns / self.samples as f64).round() as u64;
-        sampled_mean_ns(self.samples, period, self.callbacks).map_or_else(
-            || "-".to_owned(),
-            |m| with_interval(m.mean_ns, Some((m.low_ns, m.high_ns))),
-        )
-    }
-}
-
-fn callers(file: &ResultFile) -> Table {
-    let mut sums: BTreeMap<(CallbackKind, CallerClass), CallerSums> = BTreeMap::new();
-    for record in &file.records {
-        if let Record::Callbacks(record) = record {
-            sums.entry((record.kind, record.caller))
-                .or_default()
-                .add(record);
-        }
-    }
-    let mut table = Table::new(
-        "Aging callbacks, by kind and caller",
-        vec![
-            Column::text("callback"),
-            Column::text("caller"),
-            Column::number("calls"),
-            Column::number("calls/s"),
-            Column::number("pages/call"),
-            Column::number("young (%)"),
-            Column::number("mean (ns)"),
-            Column::number("p50 (ns)"),
-            Column::number("p99 (ns)"),
-            Column::number("max (ns)"),
-        ],
-    );
-    let seconds = duration_s(file);
-    for ((kind, caller), sum) in sums.iter().filter(|(_, s)| s.callbacks > 0) {
-        let calls = sum.callbacks as f64;
-        let young = sum
-            .young
-            .map_or_else(|| "-".to_owned(), |y| figure(y as f64 * 100.0 / calls));
-        let quantile = |q: f64| {
-            sum.latency
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), |l| count(l.quantile_ns(q)))
-        };
-        table.row(vec![
-            kind.to_string(),
-            caller.to_string(),
-            count(sum.callbacks),
-            if seconds > 0.0 {
-                count((calls / seconds).round() as u64)
-            } else {
-                "-".to_owned()
-            },
-            figure(sum.pages as f64 / calls),
-            young,
-            sum.mean(),
-            quantile(0.5),
-            quantile(0.99),
-            quantile(1.0),
-        ]);
-    }
-    table.note("- means that it could not be observed; the mechanisms below say why.");
-    table
 }
 
 fn by_chain_length(file: &ResultFile) -> Table {
@@ -143,12 +46,14 @@ fn by_chain_length(file: &ResultFile) -> Table {
             Column::number("calls"),
             Column::number("samples"),
             Column::number("mean (ns)"),
+            Column::number("at rate 0 (ns)"),
             Column::number("rmap part (ns)"),
+            Column::number("at rate 0 (ns)"),
             Column::number("rmap part/SPTE (ns)"),
         ],
     );
     for (kind, band, cost) in real_costs(file) {
-        let mean = |m: Option<crate::stats::SampledMean>| {
+        let mean = |m: Option<SampledMean>| {
             m.filter(|_| cost.is_supported()).map_or_else(
                 || "-".to_owned(),
                 |m| with_interval(m.mean_ns, Some((m.low_ns, m.high_ns))),
@@ -165,14 +70,18 @@ fn by_chain_length(file: &ResultFile) -> Table {
             band.to_string(),
             count(cost.callbacks),
             cost.samples.map_or_else(|| "-".to_owned(), count),
-            mean(cost.total),
-            mean(cost.walk),
+            mean(cost.raw.0),
+            mean(cost.rate_zero.0),
+            mean(cost.raw.1),
+            mean(cost.rate_zero.1),
             per_spte,
         ]);
     }
     table.note(
         "± half of the 95 % interval. A range of lengths pools those too rare for a row of their \
-         own; its mean is in brackets; - is fewer samples than a mean needs. Callbacks over several pages are left out.",
+         own; its mean is in brackets; - is fewer samples than a mean needs. Callbacks over several \
+         pages are left out. Sampling slows what it samples: at rate 0 is what the means at several \
+         rates say about none, and what the part per SPTE is made from where it is there.",
     );
     table
 }
@@ -189,6 +98,7 @@ fn census(file: &ResultFile) -> Table {
             Column::number("more (%)"),
             Column::number("longest"),
             Column::number("SPTEs"),
+            Column::number("descriptors (KiB)"),
             Column::number("young (%)"),
             Column::number("locked"),
             Column::number("discarded"),
@@ -243,6 +153,9 @@ fn census_row(census: &CensusRecord) -> Vec<String> {
         share(more),
         longest,
         count(census.sptes),
+        census
+            .descriptor_bytes
+            .map_or_else(|| "-".to_owned(), |bytes| figure(bytes as f64 / 1024.0)),
         young,
         count(census.locked),
         count(census.discarded_chunks),
@@ -263,8 +176,13 @@ fn vms(file: &ResultFile) -> Table {
             Column::text("state"),
         ],
     );
+    let mut seen: Vec<VmRecord> = Vec::new();
     for record in &file.records {
         let Record::Vm(vm) = record else { continue };
+        // Every sampling rate is a run of its own, with the same VMs.
+        if !is_new(&mut seen, vm) {
+            continue;
+        }
         let or_dash = |o: &Observed<String>| o.value().cloned().unwrap_or_else(|| "-".to_owned());
         table.row(vec![
             format!("{}/{}", vm.run, vm.vm),
@@ -279,6 +197,19 @@ fn vms(file: &ResultFile) -> Table {
         ]);
     }
     table
+}
+
+/// Whether a VM was not in another run of the same recording.
+fn is_new(seen: &mut Vec<VmRecord>, vm: &VmRecord) -> bool {
+    let anywhere = VmRecord {
+        run: 0,
+        ..vm.clone()
+    };
+    let is_new = !seen.contains(&anywhere);
+    if is_new {
+        seen.push(anywhere);
+    }
+    is_new
 }
 
 fn mechanisms(file: &ResultFile) -> Table {
