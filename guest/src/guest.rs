@@ -137,6 +137,31 @@ impl Guest {
         self.vcpu.handle().resume(Pauser::Caller)
     }
 
+    /// Adds memory while the guest runs, as hot-plugging does: `count` memslots of `pages` pages
+    /// each, of one size as long as any is there. The guest does not touch it.
+    ///
+    /// # Errors
+    /// If memory or memslots run out; what was added until then stays.
+    pub fn plug(&self, count: u32, pages: u64) -> Result<(), GuestError> {
+        self.machine.plug(count, pages)
+    }
+
+    /// Removes the `count` memslots that were [added](Self::plug) last, or as many as there are.
+    ///
+    /// # Errors
+    /// If KVM refuses.
+    pub fn unplug(&self, count: u32) -> Result<(), GuestError> {
+        self.machine.unplug(count)
+    }
+
+    /// Drops every data page: the guest faults each in again.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn discard(&self) -> Result<(), GuestError> {
+        Ok(self.machine.data().discard()?)
+    }
+
     /// KVM's statistics of this VM now.
     ///
     /// # Errors

@@ -158,6 +158,15 @@ impl Mapping {
         self.advise(MmapAdvise::MADV_POPULATE_WRITE, "populate")
     }
 
+    /// Drops every page; what is read next is zero, or what the file has.
+    pub(crate) fn discard(&self) -> Result<(), MemoryError> {
+        // SAFETY: the range is ours, and the host makes no reference into it (I-shared).
+        match unsafe { madvise(self.start.cast(), self.len, MmapAdvise::MADV_DONTNEED) } {
+            Ok(()) => Ok(()),
+            Err(errno) => Err(map_error("drop", self.len(), errno.into())),
+        }
+    }
+
     pub(crate) fn advise(
         &self,
         advice: MmapAdvise,

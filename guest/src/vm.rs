@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
@@ -25,6 +26,8 @@ use crate::memory::Mapping;
 use crate::program::{self, Word};
 use crate::stats::{KvmStats, StatsError};
 
+/// Memslot of the memory that is added first while the guest runs.
+const FIRST_PLUGGED: u64 = 2;
 /// `_IO(KVMIO, 0x44)`
 const KVM_SET_NR_MMU_PAGES: libc::c_ulong = 0xae44;
 /// `_IO(KVMIO, 0xce)`
@@ -42,7 +45,8 @@ const EFER: u64 = 0xd01;
 /// A VM with its memory, ready for its one vCPU.
 pub(crate) struct Machine {
     // Dropped first: the memslots go before the memory they point to.
-    _vm: VmFd,
+    vm: VmFd,
+    plugged: Mutex<Vec<Mapping>>,
     stats: File,
     low: Mapping,
     data: Mapping,
@@ -65,12 +69,53 @@ impl Machine {
         let vcpu = create_vcpu(&kvm, &vm, config, cr3)?;
         let stats = stats_file(&vm)?;
         let machine = Self {
-            _vm: vm,
+            vm,
+            plugged: Mutex::new(Vec::new()),
             stats,
             low,
             data,
         };
         Ok((machine, vcpu))
+    }
+
+    /// Adds `count` memslots of `pages` pages each behind the data.
+    pub(crate) fn plug(&self, count: u32, pages: u64) -> Result<(), GuestError> {
+        let mut plugged = self.plugged();
+        for _ in 0..count {
+            let (slot, gpa) = self.place(plugged.len(), pages);
+            let memory = Mapping::anonymous(pages * PAGE_SIZE)?;
+            add_memslot(&self.vm, slot, gpa, &memory)?;
+            plugged.push(memory);
+        }
+        Ok(())
+    }
+
+    /// Removes the memslots that were added last.
+    pub(crate) fn unplug(&self, count: u32) -> Result<(), GuestError> {
+        let mut plugged = self.plugged();
+        for _ in 0..count {
+            let Some(memory) = plugged.last() else {
+                break;
+            };
+            let pages = memory.len() / PAGE_SIZE;
+            let (slot, gpa) = self.place(plugged.len() - 1, pages);
+            remove_memslot(&self.vm, slot, gpa)?;
+            plugged.pop();
+        }
+        Ok(())
+    }
+
+    /// Number and guest physical address of the memslot that is added as the
+    /// one after `before` others of its size.
+    fn place(&self, before: usize, pages: u64) -> (u32, u64) {
+        let before = before as u64;
+        let slot = u32::try_from(FIRST_PLUGGED + before).unwrap_or(u32::MAX);
+        let first = (DATA_GPA + self.data.len()).next_multiple_of(layout::TABLE_SPAN);
+        (slot, first + before * pages * PAGE_SIZE)
+    }
+
+    fn plugged(&self) -> MutexGuard<'_, Vec<Mapping>> {
+        self.plugged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The low memslot with the control page.
@@ -138,6 +183,16 @@ fn add_memslot(vm: &VmFd, slot: u32, gpa: u64, memory: &Mapping) -> Result<(), G
     // SAFETY: whoever owns the VM drops it before the memory: the finished machine by the order of
     // its fields, its constructor on an error by the order of its locals, and no vCPU has run by
     // then. The host never makes references into the memory (I-shared).
+    unsafe { vm.set_user_memory_region(region) }.map_err(refused("KVM_SET_USER_MEMORY_REGION"))
+}
+
+fn remove_memslot(vm: &VmFd, slot: u32, gpa: u64) -> Result<(), GuestError> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        guest_phys_addr: gpa,
+        ..kvm_userspace_memory_region::default()
+    };
+    // SAFETY: a size of 0 takes a memslot away and refers to no memory.
     unsafe { vm.set_user_memory_region(region) }.map_err(refused("KVM_SET_USER_MEMORY_REGION"))
 }
 

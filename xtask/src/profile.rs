@@ -48,9 +48,9 @@ pub(crate) struct Options {
     /// Length of each recording
     #[arg(long, default_value = "10s", value_name = "TIME")]
     duration: String,
-    /// Timer samples per second and CPU, at most 4000
-    #[arg(long, value_name = "HZ")]
-    rate: Option<u32>,
+    /// Timer samples per second and CPU, at most 4000; several rates take turns
+    #[arg(long, value_name = "HZ,…")]
+    rate: Option<String>,
     /// Result file [default: results/runs/profile-TIME.jsonl]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -217,8 +217,8 @@ impl<'a> Session<'a> {
         if let Some(pid) = pid {
             command.args(["--pid", &pid.to_string()]);
         }
-        if let Some(rate) = self.options.rate {
-            command.args(["--rate", &rate.to_string()]);
+        if let Some(rate) = &self.options.rate {
+            command.args(["--rate", rate]);
         }
         let status = process::status(&mut command)?;
         if !path.exists() {
@@ -231,18 +231,24 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Puts the runs into one file, numbered, each with its guest.
+/// Puts the recordings into one file, each with its guest. A recording has one
+/// run or more, one per sampling rate; the next one's numbers follow.
 fn merge(mut writer: ResultWriter, runs: &[(ResultFile, Option<GuestRun>)]) -> Result<PathBuf> {
     let mut outcome = JobOutcome::Complete;
     let mut reason = None;
-    for (number, (file, guest)) in (0_u32..).zip(runs) {
+    let mut first = 0_u32;
+    for (file, guest) in runs {
+        let numbers = file.records.iter().filter_map(Record::run);
+        let next = first + numbers.max().map_or(0, |last| last + 1);
         if !file.is_complete() {
             outcome = JobOutcome::Partial;
             reason.clone_from(&file.end.reason);
         }
         for record in &file.records {
             let mut record = record.clone();
-            record.set_run(number);
+            if let Some(run) = record.run() {
+                record.set_run(first + run);
+            }
             match (&mut record, guest) {
                 (Record::Run(run), _) => run.guest.clone_from(guest),
                 (Record::Vm(vm), Some(_)) => {
@@ -252,6 +258,7 @@ fn merge(mut writer: ResultWriter, runs: &[(ResultFile, Option<GuestRun>)]) -> R
             }
             writer.push(&record)?;
         }
+        first = next;
     }
     if process::interrupted() {
         outcome = JobOutcome::Partial;

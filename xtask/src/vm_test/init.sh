@@ -27,7 +27,7 @@ done
 # From 7.2 on DAMON looks at all memory by itself; here only the tests may.
 damon_stat=/sys/module/damon_stat/parameters/enabled
 [ -e $damon_stat ] && echo N > $damon_stat
-export TMPDIR=/disk RMAPSCOPE_LIVE_LOG=/disk/live.log RUST_BACKTRACE=1
+export RMAPSCOPE_OWN_MACHINE=1 TMPDIR=/disk RMAPSCOPE_LIVE_LOG=/disk/live.log RUST_BACKTRACE=1
 echo "MATRIX kernel $(uname -r)"
 echo "MATRIX tdp_mmu $(cat /sys/module/kvm/parameters/tdp_mmu) npt $(cat /sys/module/kvm_amd/parameters/npt)"
 # Probed functions, kprobes, eBPF programs, VMs, cgroups and trace instances of ours.
