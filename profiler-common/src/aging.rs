@@ -194,81 +194,80 @@ pub struct Cell {
     pub waits: u64,
 }
 
-/// Counters of a whole recording, per CPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Totals {
-    /// Callbacks seen, whether on a profiled VM or not.
-    pub callbacks: u64,
-    /// Callbacks lost from the cells because the cell map was full.
-    pub cells_full: u64,
-    /// Kernel stacks taken to find kind and caller.
-    pub stacks: u64,
-    /// Such stacks that could not be read.
-    pub stacks_failed: u64,
-    /// Such stacks that found another kind or caller than the one remembered for the task.
-    pub stacks_changed: u64,
-    /// Raw events put into the ring buffer.
-    pub events: u64,
-    /// Raw events lost because the ring buffer was full.
-    pub events_lost: u64,
-    /// cpu-clock samples taken.
-    pub samples: u64,
-    /// Samples that hit user mode or a guest.
-    pub samples_user: u64,
-    /// Samples in kernel mode whose stack could not be read.
-    pub samples_failed: u64,
-    /// Samples inside a callback, filed under its cell.
-    pub samples_filed: u64,
-    /// Samples inside a callback that this CPU's current cell does not belong to.
-    pub samples_unfiled: u64,
-    /// Exact rung: entries that could not be remembered because the map was full.
-    pub starts_full: u64,
-    /// Exact rung: exits without a remembered entry.
-    pub exits_unmatched: u64,
-    /// Exact rung: latencies lost because the histogram map was full.
-    pub histograms_full: u64,
-    /// Exact rung: entries that found an unfinished one of the same task.
-    pub starts_replaced: u64,
+/// Defines counters that only grow, with their sum and their difference, so
+/// that none can be left out of either.
+macro_rules! counters {
+    ($(#[$of:meta])* $name:ident { $($(#[$about:meta])* $field:ident,)* }) => {
+        $(#[$of])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct $name {
+            $($(#[$about])* pub $field: u64,)*
+        }
+
+        impl $name {
+            /// Adds another CPU's counters.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+            }
+
+            /// What was counted since `earlier`.
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self { $($field: self.$field.saturating_sub(earlier.$field),)* }
+            }
+        }
+    };
 }
 
-impl Totals {
-    /// Adds another CPU's counters.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            callbacks,
-            cells_full,
-            stacks,
-            stacks_failed,
-            stacks_changed,
-            events,
-            events_lost,
-            samples,
-            samples_user,
-            samples_failed,
-            samples_filed,
-            samples_unfiled,
-            starts_full,
-            exits_unmatched,
-            histograms_full,
-            starts_replaced,
-        } = other;
-        self.callbacks += callbacks;
-        self.cells_full += cells_full;
-        self.stacks += stacks;
-        self.stacks_failed += stacks_failed;
-        self.stacks_changed += stacks_changed;
-        self.events += events;
-        self.events_lost += events_lost;
-        self.samples += samples;
-        self.samples_user += samples_user;
-        self.samples_failed += samples_failed;
-        self.samples_filed += samples_filed;
-        self.samples_unfiled += samples_unfiled;
-        self.starts_full += starts_full;
-        self.exits_unmatched += exits_unmatched;
-        self.histograms_full += histograms_full;
-        self.starts_replaced += starts_replaced;
+counters! {
+    /// Counters of a whole recording, per CPU.
+    Totals {
+        /// Callbacks seen, whether on a profiled VM or not.
+        callbacks,
+        /// Callbacks lost from the cells because the cell map was full.
+        cells_full,
+        /// Kernel stacks taken to find kind and caller.
+        stacks,
+        /// Such stacks that could not be read.
+        stacks_failed,
+        /// Such stacks that found another kind or caller than the one remembered for the task.
+        stacks_changed,
+        /// Raw events put into the ring buffer.
+        events,
+        /// Raw events lost because the ring buffer was full.
+        events_lost,
+        /// cpu-clock samples taken.
+        samples,
+        /// Samples that hit user mode or a guest.
+        samples_user,
+        /// Samples in kernel mode whose stack could not be read.
+        samples_failed,
+        /// Samples inside a callback, filed under its cell.
+        samples_filed,
+        /// Samples inside a callback that this CPU's current cell does not belong to.
+        samples_unfiled,
+        /// Exact rung: entries that could not be remembered because the map was full.
+        starts_full,
+        /// Exact rung: exits without a remembered entry.
+        exits_unmatched,
+        /// Exact rung: latencies lost because the histogram map was full.
+        histograms_full,
+        /// Exact rung: entries that found an unfinished one of the same task.
+        starts_replaced,
+        /// vCPU faults that could not be remembered because the map was full.
+        faults_full,
+        /// Ends of vCPU faults without a remembered beginning.
+        faults_unmatched,
+        /// vCPU faults that began while one of the same task had not ended.
+        faults_replaced,
+        /// Waits for `mmu_lock` that could not be remembered because the map was full.
+        waits_full,
+        /// Ends of waits for `mmu_lock` without a remembered beginning.
+        waits_unmatched,
+        /// Waits for `mmu_lock` whose kernel stack could not be read.
+        waits_failed,
+        /// Faults and waits lost because the map of their histograms was full.
+        interference_full,
     }
 }
 
@@ -287,11 +286,27 @@ impl Cell {
         self.waits += other.waits;
         self.max_ns = self.max_ns.max(other.max_ns);
     }
+
+    /// What was counted since `earlier`. The longest callback is that of all
+    /// time: a maximum has no difference.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut delta = *self;
+        for (now, before) in delta.samples.iter_mut().zip(&earlier.samples) {
+            *now = now.saturating_sub(*before);
+        }
+        delta.callbacks = self.callbacks.saturating_sub(earlier.callbacks);
+        delta.pages = self.pages.saturating_sub(earlier.pages);
+        delta.locked = self.locked.saturating_sub(earlier.locked);
+        delta.young = self.young.saturating_sub(earlier.young);
+        delta.total_ns = self.total_ns.saturating_sub(earlier.total_ns);
+        delta.wait_ns = self.wait_ns.saturating_sub(earlier.wait_ns);
+        delta.waits = self.waits.saturating_sub(earlier.waits);
+        delta
+    }
 }
 
 const _: () = assert!(size_of::<CellKey>() == 8);
 const _: () = assert!(size_of::<Cell>() == 8 * (8 + place::COUNT));
-const _: () = assert!(size_of::<Totals>() == 8 * 16);
 
 #[cfg(test)]
 mod tests {
@@ -307,5 +322,26 @@ mod tests {
         }
         assert_eq!(Kind::from_u8(4), None);
         assert_eq!(Caller::from_u8(11), None);
+    }
+
+    #[test]
+    fn a_difference_and_what_it_is_taken_from_make_the_later_count() {
+        let early = Totals {
+            callbacks: 3,
+            interference_full: 1,
+            ..Totals::default()
+        };
+        let mut sum = early;
+        sum.add(&early);
+        assert_eq!(sum.since(&early), early);
+        let cell = Cell {
+            callbacks: 5,
+            samples: [1, 2, 3, 4],
+            max_ns: 9,
+            ..Cell::default()
+        };
+        let mut later = cell;
+        later.add(&cell);
+        assert_eq!(later.since(&cell), cell);
     }
 }

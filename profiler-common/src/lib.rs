@@ -16,13 +16,14 @@ pub mod census;
 pub mod event;
 pub mod exact;
 pub mod histogram;
+pub mod interference;
 pub mod intervals;
 pub mod members;
 pub mod symbols;
 
 #[cfg(feature = "user")]
 mod pod {
-    use crate::{aging, census, event, exact, histogram, intervals, symbols};
+    use crate::{aging, census, event, exact, histogram, interference, intervals, symbols};
 
     macro_rules! pod {
         ($($name:ty),* $(,)?) => {
@@ -46,6 +47,7 @@ mod pod {
         event::Event,
         exact::HistogramKey,
         histogram::Histogram,
+        interference::InterferenceKey,
         intervals::Interval,
         intervals::Table,
         symbols::TextRange,

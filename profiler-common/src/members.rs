@@ -18,6 +18,7 @@ macro_rules! kernel_members {
             TASK_TGID = "task_struct", "tgid";
             KVM_MM = "kvm", "mm";
             KVM_MEMSLOTS = "kvm", "memslots";
+            KVM_MMU_LOCK = "kvm", "mmu_lock";
             KVM_USERSPACE_PID = "kvm", "userspace_pid";
             VCPU_KVM = "kvm_vcpu", "kvm";
             MEMSLOTS_GENERATION = "kvm_memslots", "generation";

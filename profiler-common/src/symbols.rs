@@ -36,6 +36,8 @@ pub mod tag {
     pub const RMAP: u64 = 1 << 4;
     /// Inside a KVM aging tracepoint.
     pub const TRACEPOINT: u64 = 1 << 5;
+    /// Inside the handling of a vCPU's fault.
+    pub const FAULT: u64 = 1 << 6;
     /// Memory cgroup reclaim.
     pub const MEMCG: u64 = 1 << 8;
     /// kswapd.

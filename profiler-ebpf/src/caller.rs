@@ -31,12 +31,13 @@ const FIRST_GAP: u64 = 8;
 #[unsafe(no_mangle)]
 static TEXT_RANGES: Global<u32> = Global::new(0);
 
-/// Who reads a stack: the sampler can interrupt a callback's program, so each
-/// has a buffer of its own.
+/// Who reads a stack: the sampler can interrupt the others, so each has a
+/// buffer of its own.
 #[derive(Clone, Copy)]
 pub(crate) enum Reader {
     Callback = 0,
     Sampler = 1,
+    Lock = 2,
 }
 
 /// One stack, innermost frame first.
@@ -60,7 +61,7 @@ struct Remembered {
 static RANGES: Array<TextRange> = Array::with_max_entries(MAX_RANGES as u32, 0);
 /// One entry per [`Reader`].
 #[map]
-static STACK: PerCpuArray<Stack> = PerCpuArray::with_max_entries(2, 0);
+static STACK: PerCpuArray<Stack> = PerCpuArray::with_max_entries(3, 0);
 /// One entry per family of callbacks: one per kind, or fewer where the hook
 /// does not tell kinds apart.
 #[map]

@@ -13,10 +13,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    bindings::{BPF_ANY, BPF_F_NO_PREALLOC},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
     macros::{fentry, fexit, kprobe, map},
-    maps::{Array, HashMap, PerCpuHashMap},
+    maps::{HashMap, PerCpuHashMap},
     programs::{FEntryContext, FExitContext, ProbeContext},
 };
 use profiler_common::{
@@ -24,17 +24,19 @@ use profiler_common::{
     census::LEVELS,
     event::Event,
     exact::{HistogramKey, span},
-    histogram::{BUCKETS, Histogram, bucket},
+    histogram::Histogram,
 };
 
 use crate::{
     callback::{self, TOTALS},
     caller,
     chain::{self, Chain},
+    interference,
     kernel::{
-        RANGE_END, RANGE_SLOT, RANGE_START, SLOT_BASE_GFN, SLOT_RMAP, offset, read, read_member,
-        repeat,
+        RANGE_END, RANGE_SLOT, RANGE_START, SLOT_BASE_GFN, SLOT_RMAP, now_ns, offset, read,
+        read_member, repeat,
     },
+    latency,
 };
 
 /// Bits of the notifiers' return value that are meaningful: from `bool` or `int` in BTF.
@@ -74,15 +76,6 @@ static VM_NUMBERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 #[map]
 static HISTOGRAMS: PerCpuHashMap<HistogramKey, Histogram> =
     PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
-/// Never written: the value of a new histogram.
-#[map]
-static ZERO_HISTOGRAM: Array<Histogram> = Array::with_max_entries(1, 0);
-
-#[inline(always)]
-fn now_ns() -> u64 {
-    // SAFETY: the helper takes no argument.
-    unsafe { bpf_ktime_get_ns() }
-}
 
 #[inline(always)]
 fn enter() -> Option<()> {
@@ -151,6 +144,7 @@ fn inner(kvm: u64, range: u64) -> Option<()> {
     if start.inner_ns == 0 {
         start.inner_ns = now;
         start.kvm = kvm;
+        interference::note_aging(number_of(kvm));
     }
     let slot = read_member::<u64>(range, &RANGE_SLOT)?;
     let first = read_member::<u64>(range, &RANGE_START)?;
@@ -171,10 +165,10 @@ fn inner(kvm: u64, range: u64) -> Option<()> {
     Some(())
 }
 
+/// The number of the VM with this `struct kvm` or `mm_struct`, or [`NO_VM`].
 #[inline(always)]
-fn vm_number(kvm: u64, mm: u64) -> u16 {
-    let known = if kvm == 0 { mm } else { kvm };
-    match VM_NUMBERS.get_ptr(known) {
+pub(crate) fn number_of(address: u64) -> u16 {
+    match VM_NUMBERS.get_ptr(address) {
         // SAFETY: a live map value.
         Some(number) => unsafe { *number as u16 },
         None => NO_VM,
@@ -205,29 +199,8 @@ fn add_latency(totals: &mut Totals, cell: CellKey, of: u8, ns: u64) {
         span: of,
         zero: [0; 7],
     };
-    let histogram = match HISTOGRAMS.get_ptr_mut(key) {
-        Some(histogram) => histogram,
-        None => {
-            let Some(zero) = ZERO_HISTOGRAM.get(0) else {
-                return;
-            };
-            let _ = HISTOGRAMS.insert(key, zero, u64::from(BPF_NOEXIST));
-            match HISTOGRAMS.get_ptr_mut(key) {
-                Some(histogram) => histogram,
-                None => {
-                    totals.histograms_full += 1;
-                    return;
-                }
-            }
-        }
-    };
-    // The compiler knows the bound and would drop the check; the verifier does not and needs it.
-    let bucket = core::hint::black_box(bucket(ns));
-    if bucket < BUCKETS {
-        // SAFETY: in bounds, in a live map value.
-        unsafe {
-            *(&raw mut (*histogram).buckets).cast::<u64>().add(bucket) += 1;
-        }
+    if latency::add(&HISTOGRAMS, key, ns).is_none() {
+        totals.histograms_full += 1;
     }
 }
 
@@ -249,7 +222,13 @@ fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()>
     let returned = context.ret::<u64>().unwrap_or(0);
     let young = returned & RETURN_MASK.load() != 0;
     let meaning = caller::meaning(context, totals, kind as u32, task);
-    let vm = vm_number(start.kvm, context.arg(0));
+    let known = if start.kvm == 0 {
+        context.arg(0)
+    } else {
+        start.kvm
+    };
+    let vm = number_of(known);
+    interference::note_aging(vm);
     let key = CellKey {
         vm,
         length: length_of(&start, vm),

@@ -6,7 +6,7 @@
 //! trusted only if the memslots' generation was the requested one before and
 //! after.
 
-use aya_ebpf::{Global, helpers::bpf_ktime_get_ns, macros::map, maps::Array};
+use aya_ebpf::{Global, macros::map, maps::Array};
 use profiler_common::census::{
     BLOCK_HEADS, DESCRIPTOR_ENTRIES, LENGTH_CELLS, LEVELS, ScanRequest, ScanResult,
 };
@@ -14,7 +14,7 @@ use profiler_common::census::{
 use crate::{
     chain::{self, Chain},
     kernel::{
-        KVM_MEMSLOTS, MEMSLOTS_GENERATION, SLOT_ID, SLOT_RMAP, offset, read, read_into,
+        KVM_MEMSLOTS, MEMSLOTS_GENERATION, SLOT_ID, SLOT_RMAP, now_ns, offset, read, read_into,
         read_member, repeat,
     },
     vms::{TaskFile, for_each_slot},
@@ -181,7 +181,7 @@ unsafe fn scan(context: *const TaskFile) -> Option<i32> {
         if file.kvm != request.kvm {
             return None;
         }
-        let began = bpf_ktime_get_ns();
+        let began = now_ns();
         (*result).chunks += 1;
         let entry = file.kvm + offset(&KVM_MEMSLOTS) + u64::from(request.address_space) * 8;
         let memslots = read::<u64>(entry)?;
@@ -198,7 +198,7 @@ unsafe fn scan(context: *const TaskFile) -> Option<i32> {
         let still = read::<u64>(entry)? == memslots
             && read_member::<u64>(memslots, &MEMSLOTS_GENERATION)? == request.generation;
         (*result).changed += u64::from(!still);
-        let spent = bpf_ktime_get_ns() - began;
+        let spent = now_ns() - began;
         (*result).time_ns += spent;
         if spent > (*result).longest_ns {
             (*result).longest_ns = spent;

@@ -4,7 +4,10 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     Global,
-    helpers::generated::{bpf_loop, bpf_probe_read_kernel},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_loop, bpf_probe_read_kernel},
+    },
 };
 
 macro_rules! globals {
@@ -18,6 +21,13 @@ macro_rules! globals {
 }
 
 profiler_common::kernel_members!(globals);
+
+/// The time, in ns since the host was booted.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper takes no argument.
+    unsafe { bpf_ktime_get_ns() }
+}
 
 /// Reads a `T` at a kernel address; `None` if the address cannot be read.
 #[inline(always)]

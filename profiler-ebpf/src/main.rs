@@ -5,7 +5,8 @@
 //! | `rs_vms`, `rs_heads` | iter/task_file | find VMs and their memslots; read rmap heads |
 //! | `rs_age_hva`, `rs_test_age_hva` | raw tracepoint | sampled rung: count callbacks by chain length |
 //! | `rs_sample` | perf_event | sampled rung: file cpu-clock samples under the running callback |
-//! | `rs_*_enter`, `rs_*_exit`, `rs_inner*` | fentry, fexit, kprobe | exact rung: time every callback |
+//! | `rs_c*`, `rs_ty*`, `rs_inner*` | fentry, fexit, kprobe | exact rung: time every callback |
+//! | `rs_fault_*`, `rs_wait_*` | fentry, fexit, kprobe, kretprobe, raw tracepoint | vCPU faults, and waits for `mmu_lock` |
 //!
 //! Invariants: kernel memory is read with `bpf_probe_read_kernel` only, so a
 //! stale pointer is a counted fault and never a wrong zero; every loop is
@@ -19,7 +20,9 @@ mod caller;
 mod chain;
 mod exact;
 mod heads;
+mod interference;
 mod kernel;
+mod latency;
 mod sampled;
 mod vms;
 

@@ -8,7 +8,7 @@
 //! samples inside the tracepoint itself have a place of their own.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
     macros::{map, perf_event, raw_tracepoint},
     maps::{Array, PerCpuArray},
     programs::{PerfEventContext, RawTracePointContext, tracing::StackIdContext},
@@ -28,7 +28,8 @@ use crate::{
     callback::{self, TOTALS},
     caller::{self, Reader},
     chain::{self, Chain},
-    kernel::{MEMSLOTS_GENERATION, read, read_member},
+    interference,
+    kernel::{MEMSLOTS_GENERATION, now_ns, read, read_member},
 };
 
 /// The callback that last began on this CPU.
@@ -182,6 +183,7 @@ fn began<C: StackIdContext>(context: &C, start: u64, end: u64, family: u32) -> O
             if length == length::STALE {
                 current.unchecked = 0;
             }
+            interference::note_aging(vm);
             (vm, length, locked)
         }
         None => (NO_VM, length::OUTSIDE, false),
@@ -217,13 +219,12 @@ fn began<C: StackIdContext>(context: &C, start: u64, end: u64, family: u32) -> O
 #[inline(always)]
 fn send(totals: &mut Totals, task: u64, start: u64, end: u64, key: CellKey, locked: bool) {
     let event = Event {
-        // SAFETY: the helper takes no argument.
-        time_ns: unsafe { bpf_ktime_get_ns() },
+        time_ns: now_ns(),
         start,
         end,
         total_ns: 0,
         pid: task as u32,
-        // SAFETY: as above.
+        // SAFETY: the helper takes no argument.
         cpu: unsafe { bpf_get_smp_processor_id() },
         vm: key.vm,
         length: key.length,

@@ -15,7 +15,9 @@ use aya::{
     maps::{Array, MapData},
     programs::ProgramFd,
 };
-use profiler_common::census::{LENGTH_CELLS, LEVELS, ScanRequest, ScanResult, Slot};
+use profiler_common::census::{
+    DESCRIPTOR_ENTRIES, LENGTH_CELLS, LEVELS, ScanRequest, ScanResult, Slot,
+};
 use report::{Observed, schema::CensusRecord};
 
 use crate::{
@@ -24,6 +26,8 @@ use crate::{
     vms::{FindError, Found, load_iterator},
 };
 
+/// Bytes of a `pte_list_desc`, whose form is checked before anything is read.
+const DESCRIPTOR_BYTES: u64 = (2 + DESCRIPTOR_ENTRIES as u64) * 8;
 /// Time a chunk should take.
 const TARGET: Duration = Duration::from_micros(500);
 /// Sizes a chunk may have, in heads.
@@ -74,6 +78,7 @@ pub(crate) struct LevelCensus {
     heads: u64,
     by_length: Vec<u64>,
     sptes: u64,
+    descriptors: u64,
     accessed: u64,
     locked: u64,
     bad: u64,
@@ -91,6 +96,7 @@ impl LevelCensus {
             heads: 0,
             by_length: vec![0; LENGTH_CELLS],
             sptes: 0,
+            descriptors: 0,
             accessed: 0,
             locked: 0,
             bad: 0,
@@ -105,6 +111,7 @@ impl LevelCensus {
     fn add(&mut self, chunk: &ScanResult) {
         self.heads += chunk.heads;
         self.sptes += chunk.sptes;
+        self.descriptors += chunk.descriptors;
         self.accessed += chunk.accessed;
         self.locked += chunk.locked;
         self.bad += chunk.bad;
@@ -147,6 +154,7 @@ impl LevelCensus {
                 .collect(),
             longer: self.by_length[exact],
             sptes: self.sptes,
+            descriptor_bytes: Some(self.descriptors * DESCRIPTOR_BYTES),
             accessed,
             locked: self.locked,
             read_again: 0,

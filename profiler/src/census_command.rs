@@ -1,18 +1,28 @@
-//! `rmapscope census`: the chain lengths of the host's VMs, once.
+//! `rmapscope census`: the chain lengths of the host's VMs, once or again and
+//! again.
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use aya::Ebpf;
+use profiler_common::census::Enumeration;
 use report::{
     Observed,
-    schema::{CensusRecord, Record, VmRecord},
+    schema::{CensusRecord, LossRecord, Record, VmRecord},
     table::{Column, Format, Table, count, figure},
+    terminal::reader_is_gone,
 };
+use tokio::time::MissedTickBehavior;
 
 use crate::{
     census::{LevelCensus, Scanner},
     object::{Kernel, Settings},
+    observe::Signals,
     privileges,
+    record::parse_duration,
     vms::{FindError, Finder, Registry, Tracked},
 };
 
@@ -28,7 +38,13 @@ pub(crate) struct Options {
     /// Read heads only, not SPTEs: much faster, without the Accessed share
     #[arg(long)]
     heads_only: bool,
-    /// Print JSON lines instead of tables
+    /// Count again and again, such as every 1s, until interrupted
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    interval: Option<Duration>,
+    /// Stop after this many counts
+    #[arg(long, value_name = "N", requires = "interval")]
+    count: Option<u64>,
+    /// Print JSON lines instead of tables; every count is a run of its own
     #[arg(long)]
     json: bool,
 }
@@ -40,27 +56,116 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(pid) = options.pid {
         check_process(pid)?;
     }
-    let kernel = Kernel::read()?;
-    let mut ebpf = kernel.prepare(&Settings::CENSUS)?;
-    let mut finder = Finder::new(&mut ebpf, &kernel.btf)?;
-    let mut scanner = Scanner::new(&mut ebpf, &kernel.btf)?;
-    let mut registry = Registry::default();
-    registry.update(finder.find(options.pid)?, 0.0);
-    if registry.all().is_empty() && !options.json {
-        report::out!("No VM of KVM is running{}.", of_process(options.pid))?;
+    if options.interval.is_some_and(|interval| interval.is_zero()) {
+        bail!("--interval 0: between two counts there is some time");
     }
-    for tracked in registry.all() {
-        let levels = match scan(&mut finder, &mut scanner, tracked, !options.heads_only) {
-            Ok(levels) => levels,
-            Err(error @ FindError::Gone(_)) => {
-                report::say!("{error}");
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        print(tracked, &levels, options.json)?;
+    let kernel = Kernel::read()?;
+    let mut counter = Counter::new(options, &kernel)?;
+    let Some(interval) = options.interval else {
+        counter.count(0)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(repeat(options, &mut counter, interval))
+}
+
+/// Counts once per `interval`, measured from beginning to beginning.
+async fn repeat(
+    options: &Options,
+    counter: &mut Counter<'_>,
+    interval: Duration,
+) -> Result<ExitCode> {
+    let mut signals = Signals::catch()?;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut run = 0;
+    while options.count.is_none_or(|wanted| u64::from(run) < wanted) && !reader_is_gone() {
+        tokio::select! {
+            biased;
+            number = signals.next() => return Ok(ExitCode::from(128 + number)),
+            _ = ticks.tick() => {}
+        }
+        if !counter.kernel.has_same_kvm() {
+            bail!("KVM was unloaded, and what was known about it with it; start again");
+        }
+        counter.count(run)?;
+        run += 1;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The programs of a census, and the VMs seen by it.
+struct Counter<'a> {
+    options: &'a Options,
+    kernel: &'a Kernel,
+    /// Holds the maps that the programs share.
+    _ebpf: Ebpf,
+    finder: Finder,
+    scanner: Scanner,
+    registry: Registry,
+    started: Instant,
+}
+
+impl<'a> Counter<'a> {
+    fn new(options: &'a Options, kernel: &'a Kernel) -> Result<Self> {
+        let mut ebpf = kernel.prepare(&Settings::CENSUS)?;
+        Ok(Self {
+            options,
+            kernel,
+            finder: Finder::new(&mut ebpf, &kernel.btf)?,
+            scanner: Scanner::new(&mut ebpf, &kernel.btf)?,
+            _ebpf: ebpf,
+            registry: Registry::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Finds the VMs, reads each and prints what it has.
+    fn count(&mut self, run: u32) -> Result<()> {
+        let inventory = self.finder.find(self.options.pid)?;
+        let missed = inventory.totals;
+        let now_s = self.started.elapsed().as_secs_f64();
+        self.registry.update(inventory, now_s);
+        if self.registry.alive().next().is_none() && !self.options.json {
+            let of_process = of_process(self.options.pid);
+            report::out!("No VM of KVM is running{of_process}.")?;
+        }
+        for tracked in self.registry.alive() {
+            let read_sptes = !self.options.heads_only;
+            match scan(&mut self.finder, &mut self.scanner, tracked, read_sptes) {
+                Ok(levels) => print(run, tracked, &levels, self.options.json)?,
+                Err(error @ FindError::Gone(_)) => report::say!("{error}"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        print_missed(run, &missed, self.options.json)
+    }
+}
+
+/// Says what was not found; JSON lines say it also where that is nothing.
+fn print_missed(run: u32, missed: &Enumeration, json: bool) -> Result<()> {
+    let causes = [
+        ("VMs or memslots beyond the tables", missed.did_not_fit),
+        ("kernel memory could not be read", missed.faults),
+        ("memslots changed while they were read", missed.changed),
+    ];
+    for (cause, lost) in causes {
+        if json {
+            let loss = LossRecord {
+                run,
+                signal: "VM".to_owned(),
+                cause: cause.to_owned(),
+                count: Observed::Value(lost),
+            };
+            report::out!("{}", serde_json::to_string(&Record::Loss(loss))?)?;
+        } else if lost > 0 {
+            report::out!("VM: {} lost, {cause}", count(lost))?;
+        }
+    }
+    Ok(())
 }
 
 /// Fails if there is no such process.
@@ -114,9 +219,9 @@ pub(crate) fn vm_record(run: u32, tracked: &Tracked) -> VmRecord {
     }
 }
 
-fn print(tracked: &Tracked, levels: &[LevelCensus], json: bool) -> Result<()> {
-    let vm = vm_record(0, tracked);
-    let censuses = levels.iter().map(|level| level.record(0, vm.vm));
+fn print(run: u32, tracked: &Tracked, levels: &[LevelCensus], json: bool) -> Result<()> {
+    let vm = vm_record(run, tracked);
+    let censuses = levels.iter().map(|level| level.record(run, vm.vm));
     if json {
         report::out!("{}", serde_json::to_string(&Record::Vm(vm.clone()))?)?;
         for census in censuses {
@@ -170,12 +275,19 @@ fn note(level: &str, census: &CensusRecord, mapped: u64) -> String {
         }
         Observed::Missing(reason) => reason.clone(),
     };
+    let one = census.lengths.get(&1).copied().unwrap_or(0);
+    let one = figure(100.0 * one as f64 / mapped.max(1) as f64);
+    let whole = match census.discarded_chunks {
+        0 => "",
+        _ => "NOT WHOLE, memslots changed: ",
+    };
     format!(
-        "{level}: {} of {} gfns mapped by {} SPTEs ({accessed}), {} heads locked, {} unreadable, \
-         {} chunks discarded, {} ms",
+        "{level}: {whole}{} of {} gfns mapped by {} SPTEs ({accessed}), {one} % of them by exactly \
+         one, {} KiB of descriptors, {} heads locked, {} unreadable, {} chunks discarded, {} ms",
         count(mapped),
         count(census.heads),
         count(census.sptes),
+        figure(census.descriptor_bytes.unwrap_or(0) as f64 / 1024.0),
         count(census.locked),
         count(census.corrupt + census.faults),
         census.discarded_chunks,

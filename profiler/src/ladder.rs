@@ -12,8 +12,6 @@ use serde::Serialize;
 use self::tries::{Outcome, Tries};
 use crate::object::{Kernel, ObjectError};
 
-pub(crate) use self::tries::explain;
-
 /// How callbacks are observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -53,6 +51,25 @@ pub(crate) struct Ladder {
     pub(crate) rung: Option<Rung>,
     /// Whether the inner functions can be probed too on the exact rung.
     pub(crate) inner: bool,
+    /// What can be observed beside callbacks.
+    #[serde(skip)]
+    pub(crate) interference: Interference,
+}
+
+/// Whether faults and waits can be observed, and why not.
+#[derive(Debug, Clone)]
+pub(crate) struct Interference {
+    /// vCPU faults.
+    pub(crate) faults: Outcome,
+    /// Waits for `mmu_lock`.
+    pub(crate) waits: Outcome,
+}
+
+impl Interference {
+    /// Whether any of it can.
+    pub(crate) fn any(&self) -> bool {
+        self.faults.is_ok() || self.waits.is_ok()
+    }
 }
 
 impl Ladder {
@@ -68,6 +85,10 @@ impl Ladder {
             signals: tries.signals(kernel.layout.kvm_built_in),
             rung,
             inner: tries.inner.is_ok(),
+            interference: Interference {
+                faults: tries.faults.clone(),
+                waits: tries.waits.clone(),
+            },
         })
     }
 
@@ -136,6 +157,11 @@ impl Tries {
             "fentry of kvm_age_gfn"
         } else {
             "kprobe of kvm_age_gfn"
+        };
+        let faults = if kvm_built_in {
+            "fentry and fexit of kvm_mmu_page_fault"
+        } else {
+            "kprobe and kretprobe of kvm_mmu_page_fault"
         };
         let pair_and_inner = self.pair.clone().and(self.inner.clone());
         let rmap = self.sampler.clone().and(self.rmap_function.clone());
@@ -230,6 +256,20 @@ impl Tries {
                     true,
                     &self.iterator,
                     ITERATOR,
+                )],
+            ),
+            signal(
+                "vCPU faults",
+                vec![attempt(faults, None, true, &self.faults, TRAMPOLINE)],
+            ),
+            signal(
+                "waits for mmu_lock",
+                vec![attempt(
+                    "raw tracepoints contention_begin and contention_end",
+                    None,
+                    true,
+                    &self.waits,
+                    "a kernel from 5.19 on, with CONFIG_TRACEPOINTS",
                 )],
             ),
             signal(

@@ -5,6 +5,7 @@ mod census_command;
 mod compare;
 mod doctor;
 mod exporter;
+mod hooks;
 mod intervals;
 mod iterator;
 mod kernel;

@@ -5,6 +5,8 @@
 //! gone when the `Ebpf` is dropped or the process ends, however it ends:
 //! nothing is ever pinned.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::Array};
 use profiler_common::symbols::TextRange;
 
@@ -17,6 +19,15 @@ pub(crate) struct Kernel {
     pub(crate) layout: Layout,
     pub(crate) symbols: Symbols,
     pub(crate) btf: Btf,
+    /// Which loading of KVM's module this was.
+    module: Option<u64>,
+}
+
+/// What tells one loading of KVM's module from the next: sysfs makes its folder
+/// anew each time.
+fn module() -> Option<u64> {
+    let folder = std::fs::metadata("/sys/module/kvm");
+    folder.ok().map(|folder| folder.ino())
 }
 
 /// Why the object could not be prepared.
@@ -54,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) cells: u32,
     /// Latency histograms per CPU; 1 where no callback is timed.
     pub(crate) histograms: u32,
+    /// Let callbacks note their time, for faults and waits to ask for.
+    pub(crate) interference: bool,
     /// Let the kernel side write log lines.
     pub(crate) verbose: bool,
 }
@@ -65,6 +78,7 @@ impl Settings {
         event_every: 0,
         cells: 1,
         histograms: 1,
+        interference: false,
         verbose: false,
     };
 }
@@ -76,7 +90,14 @@ impl Kernel {
             layout: Layout::read()?,
             symbols: Symbols::read()?,
             btf: Btf::from_sys_fs()?,
+            module: module(),
         })
+    }
+
+    /// Whether KVM is the one that was described: a module that was unloaded
+    /// took its addresses with it.
+    pub(crate) fn has_same_kvm(&self) -> bool {
+        self.layout.kvm_built_in || self.module == module()
     }
 
     /// Creates the object's maps and readies its programs for loading.
@@ -93,6 +114,7 @@ impl Kernel {
         let vm_release = self.symbols.address("kvm_vm_release")?;
         let vcpu_release = self.symbols.address("kvm_vcpu_release")?;
         let has_tail_count = u32::from(layout.chains == Chains::TailCount);
+        let interference = u32::from(settings.interference);
         let ranges = u32::try_from(ranges).unwrap_or(u32::MAX);
         let log_level: u8 = if settings.verbose {
             aya_log::Level::Debug as u8
@@ -114,6 +136,7 @@ impl Kernel {
             .override_global("TEXT_RANGES", &ranges, true)
             .override_global("STACK_EVERY", &settings.stack_every, true)
             .override_global("EVENT_EVERY", &settings.event_every, true)
+            .override_global("INTERFERENCE", &interference, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("CELLS", settings.cells)
             .map_max_entries("HISTOGRAMS", settings.histograms);
@@ -122,6 +145,11 @@ impl Kernel {
         }
         if settings.cells == 1 {
             loader.map_max_entries("INTERVALS", 1);
+        }
+        if !settings.interference {
+            for map in ["AGED", "FAULTS", "WAITS", "SPENT"] {
+                loader.map_max_entries(map, 1);
+            }
         }
         for (global, offset) in &layout.offsets {
             loader.override_global(global, offset, true);

@@ -14,8 +14,8 @@ use aya::{
 use profiler_common::census;
 
 use crate::{
+    hooks::explain,
     iterator::Reader,
-    ladder::explain,
     object::{self, ObjectError},
 };
 

@@ -11,6 +11,7 @@ use std::{
 use profiler_common::{
     aging::Kind,
     histogram::{BUCKETS, Histogram, bucket, middle_ns},
+    interference::What,
 };
 use prometheus_client::{
     collector::Collector,
@@ -65,6 +66,7 @@ impl Collector for Exposition {
         out.callbacks()?;
         out.callers()?;
         out.histogram()?;
+        out.held_up()?;
         out.own()
     }
 }
@@ -98,6 +100,20 @@ impl Out<'_, '_> {
             Some(f.pages as f64)
         })?;
         let seconds = |ns: u64| ns as f64 / 1e9;
+        let mut family = self.encoder.encode_descriptor(
+            "callback_at_rate_zero",
+            "Mean time of an aging callback without samples, from several sampling rates",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for ((vm, kind), figures) in &self.sums.figures {
+            if let (Some(names), Some(ns)) = (self.sums.vms.get(vm), figures.mean_at_rate_zero_ns())
+            {
+                family
+                    .encode_family(&kind_labels(*vm, names, *kind))?
+                    .encode_gauge(&(ns / 1e9))?;
+            }
+        }
         self.counter(
             "busy",
             "Time in aging callbacks, measured or estimated from samples",
@@ -184,6 +200,30 @@ impl Out<'_, '_> {
         Ok(())
     }
 
+    fn held_up(&mut self) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(
+            "held_up",
+            "Times of vCPU faults and of waits for mmu_lock, while the VM is aged and while not",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (key, histogram) in &self.sums.held_up {
+            let what = What::ALL.get(usize::from(key.what));
+            let (Some(names), Some(what)) = (self.sums.vms.get(&key.vm), what) else {
+                continue;
+            };
+            let mut labels = vm_labels(key.vm, names);
+            labels.push(("what", what.name().to_owned()));
+            let aging = if key.aging == 0 { "no" } else { "yes" };
+            labels.push(("aging", aging.to_owned()));
+            let (sum, count, buckets) = coarse(histogram);
+            family
+                .encode_family(&labels)?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
     fn own(&mut self) -> fmt::Result {
         let mut family = self.encoder.encode_descriptor(
             "lost",
@@ -191,7 +231,7 @@ impl Out<'_, '_> {
             None,
             MetricType::Counter,
         )?;
-        for ((signal, cause), lost) in &self.sums.lost {
+        for (signal, cause, lost) in &self.sums.lost {
             let labels: Labels = vec![
                 ("signal", (*signal).to_owned()),
                 ("cause", (*cause).to_owned()),
@@ -267,6 +307,7 @@ fn coarse(histogram: &Histogram) -> (f64, u64, Vec<(f64, u64)>) {
 
 #[cfg(test)]
 mod tests {
+    use profiler_common::interference::InterferenceKey;
     use prometheus_client::encoding::text::encode;
 
     use super::*;
@@ -290,6 +331,16 @@ mod tests {
             ..Figures::default()
         };
         sums.figures.insert((3, Kind::TestYoung), figures);
+        let key = InterferenceKey {
+            vm: 3,
+            what: What::FaultWait as u8,
+            aging: 1,
+            zero: 0,
+        };
+        let mut waits = Box::new(Histogram::EMPTY);
+        waits.buckets[bucket(2000)] = 5;
+        sums.held_up.insert(key, waits);
+        sums.lost = vec![("callbacks", "the table was full", 0)];
         sums
     }
 
@@ -321,6 +372,12 @@ mod tests {
         let all = r#"rmapscope_callback_seconds_bucket{le="+Inf",vm="3","#;
         let all = text.lines().find(|line| line.starts_with(all));
         assert!(all.is_some_and(|line| line.ends_with(" 4")), "{text}");
+        let waits = r#"rmapscope_held_up_seconds_count{vm="3","#;
+        let waits = text.lines().find(|line| line.starts_with(waits));
+        let waits = waits.expect("a wait was seen");
+        assert!(waits.contains(r#"what="fault_wait",aging="yes""#) && waits.ends_with(" 5"));
+        let none = r#"rmapscope_lost_total{signal="callbacks",cause="the table was full"} 0.0"#;
+        assert!(text.contains(none), "a loss that was not is 0: {text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
     }
 }

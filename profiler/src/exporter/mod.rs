@@ -28,11 +28,8 @@ use tokio::{
 
 use self::{server::serve, sums::Sums};
 use crate::{
-    ladder::Ladder,
-    logger,
-    object::Kernel,
-    observe::{Observe, Session, Signals},
-    privileges::{self, Keep},
+    observe::{Ground, Look, Observe, Session, Signals, Stretch, begin},
+    privileges::Keep,
 };
 
 /// Time between two reads of the counters.
@@ -50,17 +47,7 @@ pub(crate) struct Options {
 
 /// Exports until interrupted.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    options.observe.check()?;
-    privileges::check()?;
-    if options.observe.verbose {
-        logger::install();
-    }
-    options.observe.check_process()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    runtime.block_on(export(options))
+    begin::run(&options.observe, export(options))
 }
 
 async fn export(options: &Options) -> Result<ExitCode> {
@@ -72,12 +59,14 @@ async fn export(options: &Options) -> Result<ExitCode> {
             options.listen
         )
     })?;
-    let kernel = Kernel::read()?;
-    let ladder = Ladder::probe(&kernel)?;
-    let rung = options.observe.choose(&ladder)?;
-    let mut session = Session::prepare(&options.observe, 0, &kernel, rung)?;
+    // A host's exporter starts with the host, KVM perhaps later.
+    let ground = match Ground::wait(&options.observe, &mut signals).await? {
+        Look::Found(ground) => ground,
+        Look::Interrupted(number) => return Ok(ExitCode::from(128 + number)),
+    };
+    let mut session = Session::prepare(&options.observe, 0, &ground)?;
     session.refresh()?;
-    session.start(ladder.inner, Keep::Observing)?;
+    session.start(&ground.ladder, Keep::Observing)?;
     let _logging = session.forward_log()?;
     let address = listener.local_addr()?;
     report::say!("http://{address}/metrics: {}", session.manner());
@@ -101,18 +90,23 @@ async fn read(session: &mut Session<'_>, sums: &Mutex<Sums>) -> Result<()> {
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                let stretch = session.settle()?;
-                if let Some(lowered) = session.too_costly() {
-                    session.lower_rate(lowered)?;
-                }
-                if let Ok(mut sums) = sums.lock() {
-                    sums.add(&stretch, session);
+                add(sums, &session.settle()?, session);
+                if let Some(stretch) = session.keep_cost_low()? {
+                    add(sums, &stretch, session);
                 }
             }
+            () = session.turn() => add(sums, &session.take_turn()?, session),
             () = sleep_until(next_refresh.into()) => {
                 next_refresh = Instant::now() + session.refresh()?;
                 session.forget_gone()?;
             }
         }
+    }
+}
+
+/// A server that panicked ends the program; there is nothing to add to then.
+fn add(sums: &Mutex<Sums>, stretch: &Stretch, session: &Session<'_>) {
+    if let Ok(mut sums) = sums.lock() {
+        sums.add(stretch, session);
     }
 }

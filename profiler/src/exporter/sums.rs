@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::aging::Kind;
+use profiler_common::{histogram::Histogram, interference::InterferenceKey};
 
 use crate::{
-    observe::{Session, Stretch, losses, own_cost},
+    observe::{Loss, Session, Stretch, own_cost},
     vms::Tracked,
-    watch::{Figures, view},
+    watch::{View, add_to_view},
 };
 
 /// A VM's names.
@@ -25,8 +25,10 @@ pub(super) struct Names {
 #[derive(Default)]
 pub(super) struct Sums {
     pub(super) vms: BTreeMap<u16, Names>,
-    pub(super) figures: BTreeMap<(u16, Kind), Figures>,
-    pub(super) lost: BTreeMap<(&'static str, &'static str), u64>,
+    pub(super) figures: View,
+    /// Faults and waits.
+    pub(super) held_up: BTreeMap<InterferenceKey, Box<Histogram>>,
+    pub(super) lost: Vec<Loss>,
     pub(super) own_ns: Option<u64>,
     pub(super) rate_hz: u32,
     pub(super) map_bytes: u64,
@@ -40,16 +42,19 @@ impl Sums {
             .alive()
             .map(|vm| (vm.number, names(vm)))
             .collect();
-        for (key, figures) in view(stretch, session.rung) {
-            self.figures.entry(key).or_default().add(&figures);
-        }
+        add_to_view(&mut self.figures, stretch, session.rung);
         self.figures.retain(|(vm, _), _| self.vms.contains_key(vm));
-        for (signal, cause, count) in losses(&stretch.counts.totals) {
-            *self.lost.entry((signal, cause)).or_default() += count;
+        for (key, histogram) in &stretch.counts.interference {
+            let empty = || Box::new(Histogram::EMPTY);
+            let sum = self.held_up.entry(*key).or_insert_with(empty);
+            let pairs = sum.buckets.iter_mut().zip(&histogram.buckets);
+            pairs.for_each(|(sum, count)| *sum += count);
         }
-        let loaded = session.probes.as_ref().map(|probes| &probes.loaded[..]);
-        self.own_ns = loaded.and_then(own_cost::run_time_ns);
-        self.rate_hz = session.rate_hz;
+        self.held_up.retain(|key, _| self.vms.contains_key(&key.vm));
+        self.lost = session.losses();
+        let loaded = session.probes.iter().flat_map(|probes| probes.loaded());
+        self.own_ns = own_cost::run_time_ns(loaded);
+        self.rate_hz = session.rates.highest_hz();
         self.map_bytes = own_cost::map_memory_bytes();
     }
 }

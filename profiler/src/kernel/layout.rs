@@ -43,12 +43,8 @@ impl Layout {
     /// Reads the running kernel's BTF.
     pub(crate) fn read() -> Result<Self, KernelError> {
         let types = Types::read()?;
-        let offsets = MEMBERS
-            .iter()
-            .map(|member| Ok((member.global, types.offset(member)?)))
-            .collect::<Result<_, KernelError>>()?;
         Ok(Self {
-            offsets,
+            offsets: types.offsets(MEMBERS)?,
             id_hash_buckets: types.array_length("kvm_memslots", "id_hash")?,
             address_spaces: types.array_length("kvm", "memslots")?,
             chains: types.chains()?,
@@ -149,6 +145,14 @@ impl Types {
         }
     }
 
+    /// The offset of each member, with its global.
+    fn offsets(&self, members: &[Member]) -> Result<Vec<(&'static str, u32)>, KernelError> {
+        let members = members.iter();
+        members
+            .map(|member| Ok((member.global, self.offset(member)?)))
+            .collect()
+    }
+
     fn offset(&self, member: &Member) -> Result<u32, KernelError> {
         let Member { of, path, .. } = *member;
         let found = self.member(of, path);
@@ -207,5 +211,83 @@ impl Types {
             Some(Type::Int(int)) if int.size() == 1 => 0xff,
             _ => INT,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BTF that describes one struct of integers: name, and the members with
+    /// their byte offsets.
+    fn btf(of: &str, members: &[(&str, u32)]) -> Types {
+        const INT: u32 = 1 << 24;
+        const STRUCT: u32 = 4 << 24;
+        let mut strings = vec![0];
+        let mut name = |text: &str| {
+            let at = u32::try_from(strings.len()).unwrap();
+            strings.extend(text.bytes().chain([0]));
+            at
+        };
+        // An int of 8 bytes, then the struct whose members have it as their type.
+        let mut types: Vec<u32> = vec![name("u64"), INT, 8, 64];
+        let count = u32::try_from(members.len()).unwrap();
+        types.extend([name(of), STRUCT | count, 4096]);
+        for (member, offset) in members {
+            types.extend([name(member), 1, offset * 8]);
+        }
+        let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let (types_len, strings_len) = (types.len(), strings.len());
+        let header = [0x0001_eb9f_u32, 24, 0, u32::try_from(types_len).unwrap()];
+        let rest = [types_len, strings_len].map(|len| u32::try_from(len).unwrap());
+        let words = header.iter().chain(&rest);
+        let mut bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend(types);
+        bytes.extend(strings);
+        Types {
+            btf: Btf::from_bytes(&bytes).expect("BTF"),
+            kvm_built_in: true,
+        }
+    }
+
+    const WANTED: [Member; 2] = [
+        Member {
+            global: "KVM_MM",
+            of: "kvm",
+            path: "mm",
+        },
+        Member {
+            global: "KVM_MMU_LOCK",
+            of: "kvm",
+            path: "mmu_lock",
+        },
+    ];
+
+    #[test]
+    fn members_are_found_wherever_they_lie() {
+        let types = btf("kvm", &[("mmu_lock", 640), ("other", 0), ("mm", 8)]);
+        let offsets = types.offsets(&WANTED).expect("both");
+        assert_eq!(offsets, [("KVM_MM", 8), ("KVM_MMU_LOCK", 640)]);
+    }
+
+    #[test]
+    fn a_member_that_is_missing_or_renamed_is_named() {
+        for members in [&[("mm", 8)][..], &[("mm", 8), ("mmu_lock_new", 640)]] {
+            let error = btf("kvm", members).offsets(&WANTED).expect_err("one lacks");
+            let said = error.to_string();
+            assert!(
+                said.contains("struct kvm has no member mmu_lock;"),
+                "{said}"
+            );
+        }
+        let error = btf("not_kvm", &[("mm", 8)]).offsets(&WANTED);
+        assert!(error.is_err(), "no such struct");
+    }
+
+    #[test]
+    fn descriptors_of_an_unknown_form_are_refused() {
+        let renamed = btf("pte_list_desc", &[("more", 0), ("count", 8)]);
+        let said = renamed.chains().expect_err("unknown").to_string();
+        assert!(said.contains("struct pte_list_desc"), "{said}");
     }
 }

@@ -22,6 +22,8 @@ const FUNCTIONS: &[(&str, u64)] = &[
     ("kvm_rmap_age_gfn_range", tag::RMAP),
     ("kvm_age_rmap", tag::RMAP),
     ("kvm_test_age_rmap", tag::RMAP),
+    ("kvm_mmu_page_fault", tag::FAULT),
+    ("kvm_handle_page_fault", tag::FAULT),
     // The tracepoint's own functions end in a jump to these, so they are often the only frame
     // that says so.
     ("bpf_trace_run1", tag::TRACEPOINT),

@@ -2,10 +2,7 @@
 
 use std::time::Instant;
 
-/// Below this rate samples say nothing any more; it is never lowered further.
-const LEAST_RATE_HZ: u32 = 61;
-
-/// A sampling rate that was lowered.
+/// Sampling rates that were lowered: of several, the highest.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Lowered {
     /// Seconds since the programs were attached.
@@ -48,11 +45,6 @@ impl Ceiling {
     }
 }
 
-/// Half of a rate; `None` if it is as low as it gets.
-pub(crate) fn lower(rate_hz: u32) -> Option<u32> {
-    (rate_hz > LEAST_RATE_HZ).then(|| (rate_hz / 2).max(LEAST_RATE_HZ))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -68,12 +60,5 @@ mod tests {
         let pct = ceiling.exceeded(at(2), 1000 + 19_000_000 + 40_000_000);
         assert!((pct.expect("too much") - 2.0).abs() < 1e-9);
         assert_eq!(ceiling.exceeded(at(2), u64::MAX), None, "no time passed");
-    }
-
-    #[test]
-    fn rates_are_halved_down_to_a_least_one() {
-        assert_eq!(lower(4000), Some(2000));
-        assert_eq!(lower(100), Some(61));
-        assert_eq!(lower(61), None);
     }
 }

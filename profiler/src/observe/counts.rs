@@ -15,6 +15,7 @@ use profiler_common::{
     aging::{Cell, CellKey, Totals},
     exact::HistogramKey,
     histogram::Histogram,
+    interference::InterferenceKey,
 };
 use report::schema::{CallerClass, StackRecord};
 
@@ -28,6 +29,7 @@ pub(crate) struct Counters {
     cells: PerCpuHashMap<MapData, CellKey, Cell>,
     totals: PerCpuArray<MapData, Totals>,
     histograms: PerCpuHashMap<MapData, HistogramKey, Histogram>,
+    interference: PerCpuHashMap<MapData, InterferenceKey, Histogram>,
     stacks: StackTraceMap<MapData>,
     stack_counts: HashMap<MapData, u64, u64>,
 }
@@ -37,7 +39,8 @@ pub(crate) struct Counters {
 pub(crate) struct Counts {
     pub(crate) cells: BTreeMap<CellKey, Cell>,
     pub(crate) totals: Totals,
-    pub(crate) histograms: BTreeMap<HistogramKey, Box<Histogram>>,
+    pub(crate) histograms: Histograms<HistogramKey>,
+    pub(crate) interference: Histograms<InterferenceKey>,
 }
 
 impl Counts {
@@ -50,27 +53,18 @@ impl Counts {
     /// What was counted since `earlier`; cells in which nothing was are left out.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut delta = Self {
-            totals: totals_since(&self.totals, &earlier.totals),
-            ..Self::default()
+            cells: BTreeMap::new(),
+            totals: self.totals.since(&earlier.totals),
+            histograms: histograms_since(&self.histograms, &earlier.histograms),
+            interference: histograms_since(&self.interference, &earlier.interference),
         };
         for (key, cell) in &self.cells {
             let cell = match earlier.cells.get(key) {
                 Some(before) if before == cell => continue,
-                Some(before) => cell_since(cell, before),
+                Some(before) => cell.since(before),
                 None => *cell,
             };
             delta.cells.insert(*key, cell);
-        }
-        for (key, histogram) in &self.histograms {
-            let mut histogram = histogram.clone();
-            if let Some(before) = earlier.histograms.get(key) {
-                if before.buckets == histogram.buckets {
-                    continue;
-                }
-                let pairs = histogram.buckets.iter_mut().zip(&before.buckets);
-                pairs.for_each(|(count, before)| *count = count.saturating_sub(*before));
-            }
-            delta.histograms.insert(*key, histogram);
         }
         delta
     }
@@ -82,10 +76,10 @@ impl Counts {
             self.cells.entry(*key).or_default().add(cell);
         }
         for (key, histogram) in &other.histograms {
-            let empty = || Box::new(Histogram::EMPTY);
-            let sum = self.histograms.entry(*key).or_insert_with(empty);
-            let pairs = sum.buckets.iter_mut().zip(&histogram.buckets);
-            pairs.for_each(|(sum, count)| *sum += count);
+            add_histogram(&mut self.histograms, *key, histogram);
+        }
+        for (key, histogram) in &other.interference {
+            add_histogram(&mut self.interference, *key, histogram);
         }
     }
 
@@ -93,6 +87,7 @@ impl Counts {
     pub(crate) fn retain_vms(&mut self, keep: impl Fn(u16) -> bool) {
         self.cells.retain(|key, _| keep(key.vm));
         self.histograms.retain(|key, _| keep(key.cell.vm));
+        self.interference.retain(|key, _| keep(key.vm));
     }
 }
 
@@ -103,6 +98,7 @@ impl Counters {
             cells: object::take(ebpf, "CELLS")?,
             totals: object::take(ebpf, "TOTALS")?,
             histograms: object::take(ebpf, "HISTOGRAMS")?,
+            interference: object::take(ebpf, "SPENT")?,
             stacks: object::take(ebpf, "OTHER_STACKS")?,
             stack_counts: object::take(ebpf, "OTHER_COUNTS")?,
         })
@@ -110,7 +106,11 @@ impl Counters {
 
     /// Adds up the counters.
     pub(crate) fn read(&self) -> Result<Counts, MapError> {
-        let mut counts = Counts::default();
+        let mut counts = Counts {
+            histograms: read_histograms(&self.histograms)?,
+            interference: read_histograms(&self.interference)?,
+            ..Counts::default()
+        };
         for entry in self.cells.iter() {
             let (key, per_cpu) = entry?;
             let sum = counts.cells.entry(key).or_default();
@@ -119,30 +119,15 @@ impl Counters {
         for totals in self.totals.get(&0, 0)?.iter() {
             counts.totals.add(totals);
         }
-        for entry in self.histograms.iter() {
-            let (key, per_cpu) = entry?;
-            let empty = || Box::new(Histogram::EMPTY);
-            let sum = counts.histograms.entry(key).or_insert_with(empty);
-            for histogram in per_cpu.iter() {
-                let pairs = sum.buckets.iter_mut().zip(&histogram.buckets);
-                pairs.for_each(|(sum, count)| *sum += count);
-            }
-        }
         Ok(counts)
     }
 
     /// Empties the cells and histograms that belong to none of these VMs, so
     /// that VMs which come and go do not fill the maps.
     pub(crate) fn retain_vms(&mut self, keep: impl Fn(u16) -> bool) -> Result<(), MapError> {
-        let cells: Vec<CellKey> = self.cells.keys().flatten().collect();
-        for key in cells.into_iter().filter(|key| !keep(key.vm)) {
-            ignore_missing(self.cells.remove(&key))?;
-        }
-        let histograms: Vec<HistogramKey> = self.histograms.keys().flatten().collect();
-        for key in histograms.into_iter().filter(|key| !keep(key.cell.vm)) {
-            ignore_missing(self.histograms.remove(&key))?;
-        }
-        Ok(())
+        retain(&mut self.cells, |key| keep(key.vm))?;
+        retain(&mut self.histograms, |key| keep(key.cell.vm))?;
+        retain(&mut self.interference, |key| keep(key.vm))
     }
 
     /// The most frequent stacks that no caller class explains, with names.
@@ -164,47 +149,57 @@ impl Counters {
     }
 }
 
-/// A cell's counters since an earlier read. Its longest callback is that of all
-/// time: a maximum has no difference.
-fn cell_since(now: &Cell, earlier: &Cell) -> Cell {
-    let mut delta = *now;
-    delta.callbacks = now.callbacks.saturating_sub(earlier.callbacks);
-    delta.pages = now.pages.saturating_sub(earlier.pages);
-    delta.locked = now.locked.saturating_sub(earlier.locked);
-    for (count, before) in delta.samples.iter_mut().zip(&earlier.samples) {
-        *count = count.saturating_sub(*before);
+/// Histograms by their keys.
+type Histograms<K> = BTreeMap<K, Box<Histogram>>;
+
+/// Adds the counts of `from` to the histogram of `key`.
+fn add_histogram<K: Ord>(sums: &mut Histograms<K>, key: K, from: &Histogram) {
+    let empty = || Box::new(Histogram::EMPTY);
+    let sum = sums.entry(key).or_insert_with(empty);
+    let pairs = sum.buckets.iter_mut().zip(&from.buckets);
+    pairs.for_each(|(sum, count)| *sum += count);
+}
+
+/// What was counted since `earlier`; histograms in which nothing was are left
+/// out.
+fn histograms_since<K: Ord + Copy>(now: &Histograms<K>, earlier: &Histograms<K>) -> Histograms<K> {
+    let mut delta = Histograms::new();
+    for (key, histogram) in now {
+        let mut histogram = histogram.clone();
+        if let Some(before) = earlier.get(key) {
+            if before.buckets == histogram.buckets {
+                continue;
+            }
+            let pairs = histogram.buckets.iter_mut().zip(&before.buckets);
+            pairs.for_each(|(count, before)| *count = count.saturating_sub(*before));
+        }
+        delta.insert(*key, histogram);
     }
-    delta.young = now.young.saturating_sub(earlier.young);
-    delta.total_ns = now.total_ns.saturating_sub(earlier.total_ns);
-    delta.wait_ns = now.wait_ns.saturating_sub(earlier.wait_ns);
-    delta.waits = now.waits.saturating_sub(earlier.waits);
     delta
 }
 
-fn totals_since(now: &Totals, earlier: &Totals) -> Totals {
-    macro_rules! since {
-        ($($field:ident),* $(,)?) => {
-            Totals { $($field: now.$field.saturating_sub(earlier.$field)),* }
-        };
+/// Adds a map's histograms up over CPUs.
+fn read_histograms<K: aya::Pod + Ord>(
+    map: &PerCpuHashMap<MapData, K, Histogram>,
+) -> Result<Histograms<K>, MapError> {
+    let mut sums = Histograms::new();
+    for entry in map.iter() {
+        let (key, per_cpu) = entry?;
+        for histogram in per_cpu.iter() {
+            add_histogram(&mut sums, key, histogram);
+        }
     }
-    since!(
-        callbacks,
-        cells_full,
-        stacks,
-        stacks_failed,
-        stacks_changed,
-        events,
-        events_lost,
-        samples,
-        samples_user,
-        samples_failed,
-        samples_filed,
-        samples_unfiled,
-        starts_full,
-        exits_unmatched,
-        histograms_full,
-        starts_replaced,
-    )
+    Ok(sums)
+}
+
+/// Removes the entries of a map whose key is not to be kept.
+fn retain<K: aya::Pod, V: aya::Pod>(
+    map: &mut PerCpuHashMap<MapData, K, V>,
+    keep: impl Fn(&K) -> bool,
+) -> Result<(), MapError> {
+    let keys: Vec<K> = map.keys().flatten().collect();
+    let gone = keys.iter().filter(|key| !keep(key));
+    gone.map(|key| ignore_missing(map.remove(key))).collect()
 }
 
 fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {

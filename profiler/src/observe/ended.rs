@@ -35,6 +35,8 @@ pub(crate) enum Ended {
     Duration,
     /// The process it was about has no VM any more.
     VmsGone,
+    /// KVM's module was unloaded.
+    KvmGone,
     /// A signal with this number.
     Signal(u8),
 }
@@ -45,6 +47,7 @@ impl Ended {
         match self {
             Self::Duration => None,
             Self::VmsGone => Some("the recorded VM ended".to_owned()),
+            Self::KvmGone => Some("KVM was unloaded".to_owned()),
             Self::Signal(number) => Some(format!("ended by signal {number}")),
         }
     }

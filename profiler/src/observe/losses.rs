@@ -2,11 +2,51 @@
 
 use profiler_common::aging::Totals;
 
+use super::{Session, own_cost};
+
 /// A signal, why something of it was lost, and how often.
 pub(crate) type Loss = (&'static str, &'static str, u64);
 
+impl Session<'_> {
+    /// Everything that was lost since the start, also where nothing was.
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        let problems = &self.find_problems;
+        let loaded = self.probes.iter().flat_map(|probes| probes.loaded());
+        let mut losses = of_kernel_side(&self.totals).to_vec();
+        losses.extend([
+            (
+                "VM",
+                "VMs or memslots beyond the tables",
+                problems.did_not_fit,
+            ),
+            ("VM", "kernel memory could not be read", problems.faults),
+            (
+                "VM",
+                "memslots changed while they were read",
+                problems.changed,
+            ),
+            (
+                "chain length",
+                "address intervals beyond the table",
+                self.intervals.did_not_fit(),
+            ),
+            (
+                "all",
+                "a program was running already on that CPU",
+                own_cost::recursion_misses(loaded),
+            ),
+        ]);
+        losses
+    }
+
+    /// What was lost indeed.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = Loss> {
+        self.losses().into_iter().filter(|(_, _, count)| *count > 0)
+    }
+}
+
 /// Everything the kernel side counts as lost, also where nothing was.
-pub(crate) fn all_losses(totals: &Totals) -> [Loss; 10] {
+fn of_kernel_side(totals: &Totals) -> [Loss; 17] {
     [
         (
             "callbacks",
@@ -54,12 +94,40 @@ pub(crate) fn all_losses(totals: &Totals) -> [Loss; 10] {
             "the table of histograms was full",
             totals.histograms_full,
         ),
+        (
+            "vCPU faults",
+            "the table of faults that last was full",
+            totals.faults_full,
+        ),
+        (
+            "vCPU faults",
+            "an end without its beginning",
+            totals.faults_unmatched,
+        ),
+        (
+            "vCPU faults",
+            "a beginning without its end",
+            totals.faults_replaced,
+        ),
+        (
+            "waits for mmu_lock",
+            "the table of waits that last was full",
+            totals.waits_full,
+        ),
+        (
+            "waits for mmu_lock",
+            "an end without its beginning",
+            totals.waits_unmatched,
+        ),
+        (
+            "waits for mmu_lock",
+            "the kernel stack could not be read: filed under others",
+            totals.waits_failed,
+        ),
+        (
+            "vCPU faults and waits",
+            "the table of their histograms was full",
+            totals.interference_full,
+        ),
     ]
-}
-
-/// What was lost indeed.
-pub(crate) fn losses(totals: &Totals) -> impl Iterator<Item = Loss> {
-    all_losses(totals)
-        .into_iter()
-        .filter(|(_, _, count)| *count > 0)
 }

@@ -3,8 +3,11 @@
 //! | module | what it does |
 //! |---|---|
 //! | `options` | which VMs, how closely |
+//! | `begin` | checks, and what the kernel offers |
 //! | `attach` | loads and attaches the programs of one rung |
-//! | `session` | keeps the tables fresh while programs are attached |
+//! | `session` | programs attached, from the start to the end |
+//! | `look` | keeps the kernel side's tables fresh |
+//! | `rates` | sampling at several rates in turn |
 //! | `counts` | reads what the kernel side summed |
 //! | `stretch` | what happened at one sampling rate |
 //! | `ceiling` | keeps the cost of observing below a limit |
@@ -15,19 +18,27 @@
 //! Invariant: dropping a [`Session`] detaches every program; nothing is pinned.
 
 mod attach;
+pub(crate) mod begin;
 mod ceiling;
 mod counts;
 mod disturbance;
 mod ended;
+mod look;
 mod losses;
 mod options;
 pub(crate) mod own_cost;
+mod rates;
 mod session;
 mod stretch;
 
+pub(crate) use begin::{Ground, Look};
+#[cfg(test)]
 pub(crate) use counts::Counts;
+#[cfg(not(test))]
+use counts::Counts;
 pub(crate) use ended::{Ended, Signals};
-pub(crate) use losses::{all_losses, losses};
+pub(crate) use look::FindProblems;
+pub(crate) use losses::Loss;
 pub(crate) use options::{Observe, period_ns};
 pub(crate) use session::Session;
 pub(crate) use stretch::{Stretch, Stretches};

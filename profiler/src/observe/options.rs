@@ -1,11 +1,11 @@
-//! What a user asks for: what `record`, `top` and `exporter` have in common: which VMs are observed,
-//! and how closely.
+//! What `record`, `top` and `exporter` let a user ask for: which VMs are
+//! observed, and how closely.
 
 use anyhow::{Result, bail};
 
 use crate::{
     census_command::check_process,
-    ladder::{Ladder, Rung},
+    ladder::{Interference, Ladder, Rung},
 };
 
 /// Above this rate sampling changes what it measures by too much.
@@ -17,9 +17,15 @@ pub(crate) struct Observe {
     /// Observe only the VMs of this process
     #[arg(long)]
     pub(crate) pid: Option<u32>,
-    /// Timer samples per second and CPU, at most 4000
-    #[arg(long, default_value_t = 3989, value_name = "HZ")]
-    pub(crate) rate: u32,
+    /// Timer samples per second and CPU, at most 4000; several rates take
+    /// turns, and tell what costs are without samples
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "997,3989",
+        value_name = "HZ,…"
+    )]
+    pub(crate) rate: Vec<u32>,
     /// Read a task's kernel stack again after at most this many callbacks
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub(crate) stack_every: u32,
@@ -30,6 +36,9 @@ pub(crate) struct Observe {
     /// all CPUs' time, in percent
     #[arg(long, value_name = "PCT")]
     pub(crate) max_overhead: Option<f64>,
+    /// Leave out vCPU faults and waits for mmu_lock
+    #[arg(long)]
+    pub(crate) no_interference: bool,
     /// Show the log of the kernel side
     #[arg(long)]
     pub(crate) verbose: bool,
@@ -38,11 +47,12 @@ pub(crate) struct Observe {
 impl Observe {
     /// Checks what clap cannot.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.rate == 0 || self.rate > MAX_RATE_HZ {
-            bail!(
-                "--rate {}: the sampling rate lies between 1 and {MAX_RATE_HZ} Hz",
-                self.rate
-            );
+        let is_wrong = |rate: &&u32| **rate == 0 || **rate > MAX_RATE_HZ;
+        if let Some(rate) = self.rate.iter().find(is_wrong) {
+            bail!("--rate {rate}: a sampling rate lies between 1 and {MAX_RATE_HZ} Hz");
+        }
+        if self.rate.is_empty() {
+            bail!("--rate: at least one sampling rate is needed");
         }
         if self.stack_every == 0 {
             bail!("--stack-every 0: a stack is read at least every 1 callbacks");
@@ -59,6 +69,18 @@ impl Observe {
     /// Fails if the process to observe does not exist.
     pub(crate) fn check_process(&self) -> Result<()> {
         self.pid.map_or(Ok(()), check_process)
+    }
+
+    /// What is observed beside callbacks, and why not what is not.
+    pub(crate) fn interference(&self, ladder: &Ladder) -> Interference {
+        if self.no_interference {
+            let left_out = || Err("left out by --no-interference".to_owned());
+            return Interference {
+                faults: left_out(),
+                waits: left_out(),
+            };
+        }
+        ladder.interference.clone()
     }
 
     /// The rung to use: the one asked for, or the best.

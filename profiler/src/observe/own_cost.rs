@@ -8,21 +8,20 @@ use std::{
 
 use report::{Observed, schema::OverheadRecord};
 
-use super::attach::Loaded;
+use crate::hooks::Hook;
 
 /// The cost of each loaded program since BPF statistics were switched on.
-pub(crate) fn records(
+pub(crate) fn records<'h>(
     run: u32,
-    loaded: &[Loaded],
+    loaded: impl Iterator<Item = &'h Hook>,
     statistics: Result<(), &str>,
 ) -> Vec<OverheadRecord> {
     loaded
-        .iter()
         .map(|program| record(run, program, statistics))
         .collect()
 }
 
-fn record(run: u32, program: &Loaded, statistics: Result<(), &str>) -> OverheadRecord {
+fn record(run: u32, program: &Hook, statistics: Result<(), &str>) -> OverheadRecord {
     let path = format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd());
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"));
     let value = |key: &str| -> Observed<u64> {
@@ -47,12 +46,21 @@ fn record(run: u32, program: &Loaded, statistics: Result<(), &str>) -> OverheadR
 }
 
 /// What all programs took so far, in ns; `None` where the kernel does not say.
-pub(crate) fn run_time_ns(loaded: &[Loaded]) -> Option<u64> {
-    let times = loaded.iter().map(|program| {
-        let path = format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd());
-        field(&fs::read_to_string(path).ok()?, "run_time_ns")
-    });
-    times.sum()
+pub(crate) fn run_time_ns<'h>(mut loaded: impl Iterator<Item = &'h Hook>) -> Option<u64> {
+    loaded.try_fold(0, |sum, program| Some(sum + of_fd(program, "run_time_ns")?))
+}
+
+/// Times that a program was skipped because it ran already, where the kernel
+/// says so.
+pub(crate) fn recursion_misses<'h>(loaded: impl Iterator<Item = &'h Hook>) -> u64 {
+    loaded
+        .filter_map(|program| of_fd(program, "recursion_misses"))
+        .sum()
+}
+
+fn of_fd(program: &Hook, key: &str) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd());
+    field(&fs::read_to_string(path).ok()?, key)
 }
 
 /// The number after `key:` in an fdinfo file.

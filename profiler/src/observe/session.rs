@@ -9,34 +9,34 @@ use std::{
 use anyhow::{Result, bail};
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, RingBuf},
+    maps::{HashMap, MapData, RingBuf},
     sys::{Stats, enable_stats},
 };
-use profiler_common::event::Event;
+use profiler_common::{aging::Totals, event::Event};
 use report::{host, schema::CensusRecord};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep_until,
+};
 
 use super::{
-    Counts, Observe, Stretch,
-    attach::Probes,
-    ceiling::{Ceiling, Lowered, lower},
+    Counts, FindProblems, Ground, Observe, Stretch,
+    attach::{Probes, Wanted},
+    ceiling::{Ceiling, Lowered},
     counts::Counters,
     disturbance::Watch,
     own_cost, period_ns,
+    rates::Rates,
 };
 use crate::{
     census::Scanner,
     intervals::Intervals,
-    ladder::Rung,
+    ladder::{Ladder, Rung},
     object::{self, Kernel, Settings},
     privileges::{self, Keep},
-    vms::{FindError, Finder, Found, Registry},
+    vms::{Finder, Found, Registry},
 };
 
-/// Time between two looks for new, changed and ended VMs.
-const REFRESH: Duration = Duration::from_secs(1);
-/// A look may take this share of the time between two.
-const REFRESH_SHARE: u32 = 50;
 /// Raw events kept in memory; the ring buffer fills up and counts losses after that.
 const MAX_EVENTS: usize = 1 << 20;
 /// Cells per CPU.
@@ -55,23 +55,27 @@ pub(crate) struct Session<'a> {
     pub(crate) intervals: Intervals,
     pub(crate) census: Vec<CensusRecord>,
     /// Reads chain lengths, once a census was taken.
-    scanner: Option<Scanner>,
+    pub(super) scanner: Option<Scanner>,
     pub(crate) events: Vec<Event>,
     pub(crate) find_problems: FindProblems,
     pub(crate) probes: Option<Probes>,
     pub(crate) statistics: Result<OwnedFd, String>,
     pub(crate) start: Start,
-    /// Samples per second and CPU now.
-    pub(crate) rate_hz: u32,
+    /// Samples per second and CPU, on the sampled rung.
+    pub(crate) rates: Rates,
+    turn_ends: Option<Instant>,
     pub(crate) lowered: Vec<Lowered>,
     ceiling: Option<Ceiling>,
     /// Counters and the time when they were last taken.
     settled: (Counts, Instant),
-    ebpf: Ebpf,
-    finder: Finder,
+    /// All that was counted, VMs that are gone included.
+    pub(super) totals: Totals,
+    pub(super) ebpf: Ebpf,
+    pub(super) finder: Finder,
     /// VMs that are not recorded but have addresses.
-    foreign: Vec<Found>,
-    vm_numbers: HashMap<MapData, u64, u32>,
+    pub(super) foreign: Vec<Found>,
+    pub(super) vm_numbers: HashMap<MapData, u64, u32>,
+    pub(super) mmu_locks: HashMap<MapData, u64, u32>,
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
@@ -101,28 +105,21 @@ fn monotonic_ns() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// What looking for VMs missed, summed over all looks.
-#[derive(Debug, Default)]
-pub(crate) struct FindProblems {
-    pub(crate) did_not_fit: u64,
-    pub(crate) faults: u64,
-    pub(crate) changed: u64,
-}
-
 impl<'a> Session<'a> {
     /// Creates the maps, finds the VMs and reads their chain lengths. Nothing
     /// is attached yet.
     pub(crate) fn prepare(
         observe: &'a Observe,
         event_every: u32,
-        kernel: &'a Kernel,
-        rung: Rung,
+        ground: &'a Ground,
     ) -> Result<Self> {
+        let (kernel, rung) = (&ground.kernel, ground.rung);
         let settings = Settings {
             stack_every: observe.stack_every,
             event_every,
             cells: CELLS,
             histograms: if rung == Rung::Exact { HISTOGRAMS } else { 1 },
+            interference: observe.interference(&ground.ladder).any(),
             verbose: observe.verbose,
         };
         let mut ebpf = kernel.prepare(&settings)?;
@@ -147,81 +144,47 @@ impl<'a> Session<'a> {
             probes: None,
             statistics: Err("not recording".to_owned()),
             start: Start::now(),
-            rate_hz: observe.rate,
+            rates: Rates::new(&observe.rate),
+            turn_ends: None,
             lowered: Vec::new(),
             ceiling: None,
             settled: (Counts::default(), Instant::now()),
+            totals: Totals::default(),
             finder,
             foreign: Vec::new(),
             vm_numbers: object::take(&mut ebpf, "VM_NUMBERS")?,
+            mmu_locks: object::take(&mut ebpf, "MMU_LOCKS")?,
             ring: ring.map_err(|error| error.into_parts().1)?,
             ebpf,
         })
     }
 
-    /// Chain lengths at the start; a VM that ends meanwhile has none.
-    pub(crate) fn take_census(&mut self) -> Result<()> {
-        let mut scanner = Scanner::new(&mut self.ebpf, &self.kernel.btf)?;
-        for tracked in self.registry.alive() {
-            match scanner.scan(&tracked.found, false) {
-                Ok(levels) => {
-                    let number = u32::from(tracked.number);
-                    self.census
-                        .extend(levels.iter().map(|level| level.record(0, number)));
-                }
-                Err(FindError::Gone(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.scanner = Some(scanner);
-        Ok(())
-    }
-
-    /// Reads the heads of the census again, while callbacks come: how many are
-    /// locked at a time.
-    pub(crate) fn look_again(&mut self) -> Result<()> {
-        let Some(scanner) = &mut self.scanner else {
-            return Ok(());
-        };
-        for tracked in self.registry.alive() {
-            let number = u32::from(tracked.number);
-            let known = self.census.iter_mut().filter(|record| record.vm == number);
-            let mut known = known.peekable();
-            if known.peek().is_none() {
-                continue;
-            }
-            match scanner.scan(&tracked.found, false) {
-                Ok(levels) => known.for_each(|record| {
-                    levels.iter().for_each(|level| level.add_again(record));
-                }),
-                Err(FindError::Gone(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Attaches the programs, on the exact rung with the `inner` functions if
-    /// they can be probed: the recording begins.
-    pub(crate) fn start(&mut self, inner: bool, keep: Keep) -> Result<()> {
+    /// Attaches the programs, and gives up what is not needed any more: the
+    /// recording begins.
+    pub(crate) fn start(&mut self, ladder: &Ladder, keep: Keep) -> Result<()> {
         self.statistics = enable_stats(Stats::RunTime)
             .map_err(|error| format!("BPF statistics are refused: {}", error.io_error));
         if let (Some(_), Err(reason)) = (self.observe.max_overhead, &self.statistics) {
             bail!("--max-overhead cannot be kept, for the cost is not known: {reason}");
         }
-        let period = period_ns(self.rate_hz);
-        let probes = Probes::attach(&mut self.ebpf, self.kernel, self.rung, inner, period)?;
+        let interference = self.observe.interference(ladder);
+        let wanted = Wanted {
+            rung: self.rung,
+            inner: ladder.inner,
+            faults: interference.faults.is_ok(),
+            waits: interference.waits.is_ok(),
+            period_ns: period_ns(self.rates.now_hz()),
+        };
+        let probes = Probes::attach(&mut self.ebpf, self.kernel, wanted)?;
         self.ceiling = self.observe.max_overhead.map(|most| {
             let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
-            Ceiling::new(
-                most,
-                cpus,
-                own_cost::run_time_ns(&probes.loaded).unwrap_or(0),
-            )
+            let spent = own_cost::run_time_ns(probes.loaded()).unwrap_or(0);
+            Ceiling::new(most, cpus, spent)
         });
         self.probes = Some(probes);
         self.start = Start::now();
         self.settled.1 = self.start.at;
+        self.begin_turn();
         let admin = self.rung == Rung::Sampled && privileges::sampling_needs_admin();
         privileges::give_up(keep, admin)?;
         Ok(())
@@ -231,7 +194,7 @@ impl<'a> Session<'a> {
     pub(crate) fn manner(&self) -> String {
         let how = match self.rung {
             Rung::Exact => "every callback timed".to_owned(),
-            Rung::Sampled => format!("cost sampled at {} Hz per CPU", self.rate_hz),
+            Rung::Sampled => format!("cost sampled at {} Hz per CPU", self.rates.shown()),
         };
         let mib = own_cost::map_memory_bytes() as f64 / f64::from(1 << 20);
         format!("{how}, {mib:.1} MiB of eBPF maps")
@@ -269,12 +232,50 @@ impl<'a> Session<'a> {
     pub(crate) fn settle(&mut self) -> Result<Stretch> {
         let (counts, now) = (self.counters.read()?, Instant::now());
         let stretch = Stretch {
-            rate_hz: self.rate_hz,
+            rate_hz: self.rates.now_hz(),
             lasted: now.duration_since(self.settled.1),
+            cpus: self.probes.as_ref().map_or(0, Probes::sampled_cpus),
             counts: counts.since(&self.settled.0),
         };
+        self.totals.add(&stretch.counts.totals);
         self.settled = (counts, now);
         Ok(stretch)
+    }
+
+    /// Waits until another rate's turn comes; for ever if there is none.
+    pub(crate) fn turn(&self) -> impl Future<Output = ()> + use<> {
+        let ends = self.turn_ends;
+        async move {
+            match ends {
+                Some(end) => sleep_until(end.into()).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Goes on at the next rate; returns what was counted at the last one.
+    pub(crate) fn take_turn(&mut self) -> Result<Stretch> {
+        let stretch = self.settle()?;
+        self.rates.next();
+        self.resample()?;
+        Ok(stretch)
+    }
+
+    fn resample(&mut self) -> Result<()> {
+        let period = period_ns(self.rates.now_hz());
+        if let Some(probes) = &mut self.probes {
+            probes.resample(&mut self.ebpf, period)?;
+        }
+        self.begin_turn();
+        Ok(())
+    }
+
+    fn begin_turn(&mut self) {
+        let turn = match self.rung {
+            Rung::Sampled => self.rates.turn(),
+            Rung::Exact => None,
+        };
+        self.turn_ends = turn.map(|turn| Instant::now() + turn);
     }
 
     /// Forgets the counters of VMs that are gone, so that the maps never fill
@@ -293,74 +294,31 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The rate to go on with if observing has cost too much since the last
-    /// look. The caller settles before it changes the rate.
-    pub(crate) fn too_costly(&mut self) -> Option<Lowered> {
-        let loaded = &self.probes.as_ref()?.loaded;
-        let spent = own_cost::run_time_ns(loaded)?;
-        let overhead_pct = self.ceiling.as_mut()?.exceeded(Instant::now(), spent)?;
-        if self.rung == Rung::Exact {
-            return None;
-        }
-        Some(Lowered {
-            at_s: self.start.at.elapsed().as_secs_f64(),
-            from_hz: self.rate_hz,
-            to_hz: lower(self.rate_hz)?,
-            overhead_pct,
-        })
-    }
-
-    /// Samples at a lower rate from now on.
-    pub(crate) fn lower_rate(&mut self, lowered: Lowered) -> Result<()> {
-        if let Some(probes) = &mut self.probes {
-            probes.resample(&mut self.ebpf, period_ns(lowered.to_hz))?;
-        }
-        self.rate_hz = lowered.to_hz;
-        self.lowered.push(lowered);
-        Ok(())
-    }
-
-    /// Looks for VMs and tells the kernel side what changed; returns the
-    /// time to wait before the next look.
-    pub(crate) fn refresh(&mut self) -> Result<Duration> {
-        let began = Instant::now();
-        // All of them: an address of the recorded VM may be one of another's too.
-        let mut inventory = self.finder.find(None)?;
-        let foreign = inventory.take_foreign(self.observe.pid);
-        self.find_problems.did_not_fit += inventory.totals.did_not_fit;
-        self.find_problems.faults += inventory.totals.faults;
-        self.find_problems.changed += inventory.totals.changed;
-        let now_s = match self.probes {
-            Some(_) => self.start.at.elapsed().as_secs_f64(),
-            None => 0.0,
+    /// Goes on at lower rates if observing has cost too much since the last
+    /// look; returns what was counted at the last rate then.
+    pub(crate) fn keep_cost_low(&mut self) -> Result<Option<Stretch>> {
+        let spent = self.probes.as_ref();
+        let spent = spent.and_then(|probes| own_cost::run_time_ns(probes.loaded()));
+        let (Some(spent), Some(ceiling)) = (spent, &mut self.ceiling) else {
+            return Ok(None);
         };
-        let foreign_changed = foreign != self.foreign;
-        self.foreign = foreign;
-        if self.registry.update(inventory, now_s) || foreign_changed {
-            self.intervals
-                .publish(self.registry.alive(), &self.foreign)?;
-            self.number_vms()?;
-        }
-        // A look must not take more than a small share of the time between two.
-        Ok(REFRESH.max(began.elapsed() * REFRESH_SHARE))
-    }
-
-    /// Tells the exact rung whose `struct kvm` and `mm_struct` belong to which number.
-    fn number_vms(&mut self) -> Result<(), MapError> {
-        for vm in self.registry.all().iter().filter(|vm| vm.gone_s.is_some()) {
-            for address in [vm.found.vm.kvm, vm.found.vm.mm] {
-                match self.vm_numbers.remove(&address) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        for vm in self.registry.alive() {
-            for address in [vm.found.vm.kvm, vm.found.vm.mm] {
-                self.vm_numbers.insert(address, u32::from(vm.number), 0)?;
-            }
-        }
-        Ok(())
+        let exceeded = ceiling.exceeded(Instant::now(), spent);
+        let (Some(overhead_pct), Rung::Sampled) = (exceeded, self.rung) else {
+            return Ok(None);
+        };
+        let Some(lowered) = self.rates.lowered() else {
+            return Ok(None);
+        };
+        let stretch = self.settle()?;
+        self.lowered.push(Lowered {
+            at_s: self.start.at.elapsed().as_secs_f64(),
+            from_hz: self.rates.highest_hz(),
+            to_hz: lowered.highest_hz(),
+            overhead_pct,
+        });
+        self.rates = lowered;
+        self.resample()?;
+        Ok(Some(stretch))
     }
 
     /// Takes the events that are in the ring buffer.

@@ -13,6 +13,8 @@ pub(crate) struct Stretch {
     /// Samples per second and CPU that were asked for.
     pub(crate) rate_hz: u32,
     pub(crate) lasted: Duration,
+    /// CPUs that were sampled, at most.
+    pub(crate) cpus: usize,
     pub(crate) counts: Counts,
 }
 
@@ -27,6 +29,7 @@ impl Stretches {
         match self.0.iter_mut().find(|s| s.rate_hz == stretch.rate_hz) {
             Some(same) => {
                 same.lasted += stretch.lasted;
+                same.cpus = same.cpus.max(stretch.cpus);
                 same.counts.add(&stretch.counts);
             }
             None => self.0.push(stretch),
@@ -55,6 +58,7 @@ mod tests {
         Stretch {
             rate_hz,
             lasted: Duration::from_secs(1),
+            cpus: 2,
             counts,
         }
     }

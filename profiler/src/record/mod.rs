@@ -4,17 +4,18 @@
 //! |---|---|
 //! | `options` | what the user asked for, checked |
 //! | `recorder` | runs a session from its start to its end |
-//! | `output` | turns all of it into result records |
+//! | `output`, `held_up` | turn all of it into result records |
 
+mod held_up;
 mod options;
 mod output;
 mod recorder;
 
 use std::{io::IsTerminal as _, path::Path, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 use report::{
-    ResultFile, ResultWriter, host,
+    ResultFile, ResultWriter, WriteError, host,
     schema::{Outcome, ResultKind},
     summary,
     table::Format,
@@ -22,28 +23,13 @@ use report::{
 
 pub(crate) use options::{Options, parse_duration};
 
-use self::recorder::Recorder;
-use crate::{
-    ladder::Ladder,
-    logger,
-    object::Kernel,
-    observe::{Ended, Session, Signals},
-    privileges,
-};
+use self::{output::Finished, recorder::Recorder};
+use crate::observe::{Ended, Ground, Look, Session, Signals, begin};
 
 /// Records, writes the result file and prints its tables.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     options.check()?;
-    privileges::check()?;
-    if options.observe.verbose {
-        logger::install();
-    }
-    options.observe.check_process()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    runtime.block_on(record(options))
+    begin::run(&options.observe, record(options))
 }
 
 /// Signals are caught before the output file is begun, so that none can leave
@@ -54,21 +40,45 @@ async fn record(options: &Options) -> Result<ExitCode> {
     let path = path.unwrap_or_else(|| host::default_output(ResultKind::Profile));
     let writer = ResultWriter::create(&path, host::context(ResultKind::Profile))?;
 
-    let kernel = Kernel::read()?;
-    let ladder = Ladder::probe(&kernel)?;
-    let rung = options.observe.choose(&ladder)?;
-    let session = Session::prepare(&options.observe, options.event_every, &kernel, rung)?;
+    let ground = match options.wait {
+        true => match Ground::wait(&options.observe, &mut signals).await? {
+            Look::Found(ground) => ground,
+            Look::Interrupted(number) => return Ok(nothing_to_record(number)),
+        },
+        false => Ground::find(&options.observe)?,
+    };
+    let session = Session::prepare(&options.observe, options.event_every, &ground)?;
     let mut recorder = Recorder::new(options, session);
     if let Some(number) = recorder.find_vms(&mut signals).await? {
-        report::say!("ended by signal {number} before there was a VM to record");
-        return Ok(exit_code(&Ended::Signal(number)));
+        return Ok(nothing_to_record(number));
     }
-    recorder.start(ladder.inner)?;
+    recorder.start(&ground.ladder)?;
     let ended = recorder.run(&mut signals).await?;
-    let finished = recorder.finish(ended, &ladder)?;
-    let written = finished.write(writer)?;
+    let finished = recorder.finish(ended, &ground.ladder)?;
+    let written = match finished.write(writer) {
+        Err(refused @ WriteError::Io { .. }) => return Err(keep_elsewhere(&finished, &refused)),
+        written => written?,
+    };
     tell(options, ended, &written)?;
     Ok(exit_code(&ended))
+}
+
+fn nothing_to_record(number: u8) -> ExitCode {
+    report::say!("ended by signal {number} before there was a VM to record");
+    exit_code(&Ended::Signal(number))
+}
+
+/// A disk that is full at the end must not cost the recording: it is kept in
+/// the folder for temporary files. Returns what to tell the user.
+fn keep_elsewhere(finished: &Finished, refused: &WriteError) -> anyhow::Error {
+    let name = format!("rmapscope-profile-{}.jsonl", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let kept = ResultWriter::create(&path, host::context(ResultKind::Profile))
+        .and_then(|writer| finished.write(writer));
+    match kept {
+        Ok(kept) => anyhow!("{refused}; what was recorded is kept in {}", kept.display()),
+        Err(error) => anyhow!("{refused}; and what was recorded is lost: {error}"),
+    }
 }
 
 /// Shows what was recorded.
@@ -87,14 +97,15 @@ fn tell(options: &Options, ended: Ended, written: &Path) -> Result<()> {
 fn exit_code(ended: &Ended) -> ExitCode {
     match ended {
         Ended::Duration => ExitCode::SUCCESS,
-        Ended::VmsGone => ExitCode::FAILURE,
+        Ended::VmsGone | Ended::KvmGone => ExitCode::FAILURE,
         Ended::Signal(number) => ExitCode::from(128 + *number),
     }
 }
 
 fn show(options: &Options, file: &ResultFile) -> Result<()> {
     if options.json {
-        print!("{}", std::fs::read_to_string(&file.path)?);
+        let lines = std::fs::read_to_string(&file.path)?;
+        report::out!("{}", lines.trim_end())?;
         return Ok(());
     }
     if options.quiet {
@@ -118,6 +129,6 @@ fn draws_progress(options: &Options) -> bool {
 fn outcome(ended: &Ended) -> Outcome {
     match ended {
         Ended::Duration => Outcome::Complete,
-        Ended::VmsGone | Ended::Signal(_) => Outcome::Partial,
+        Ended::VmsGone | Ended::KvmGone | Ended::Signal(_) => Outcome::Partial,
     }
 }

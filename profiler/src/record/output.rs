@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;
 use profiler_common::{
-    aging::{self, Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, Totals, length, place},
+    aging::{self, Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, length, place},
     event::Event,
     exact::{HistogramKey, span},
     histogram::{Histogram, middle_ns},
 };
 use report::{
     Observed, ResultWriter, WriteError,
+    compare::cost_records,
     latency::Latency,
     schema::{
         CallbackKind, CallbackRecord, CallerClass, ChainLen, Disturbance, EventRecord, LossRecord,
@@ -22,7 +23,7 @@ use super::{outcome, recorder::Recorder};
 use crate::{
     census_command::vm_record,
     ladder::{Ladder, Rung},
-    observe::{Ended, Stretch, all_losses, own_cost, period_ns},
+    observe::{Ended, Stretch, own_cost, period_ns},
 };
 
 /// A recording that ended, as records.
@@ -34,11 +35,12 @@ pub(super) struct Finished {
 
 impl Finished {
     /// Writes the records and gives the file its name.
-    pub(super) fn write(self, mut writer: ResultWriter) -> Result<PathBuf, WriteError> {
+    pub(super) fn write(&self, mut writer: ResultWriter) -> Result<PathBuf, WriteError> {
         for record in &self.records {
             writer.push(record)?;
         }
-        writer.finish(outcome(&self.ended), self.ended.reason(), self.disturbance)
+        let disturbance = self.disturbance.clone();
+        writer.finish(outcome(&self.ended), self.ended.reason(), disturbance)
     }
 }
 
@@ -48,20 +50,20 @@ impl Recorder<'_> {
     pub(super) fn finish(self, ended: Ended, ladder: &Ladder) -> Result<Finished> {
         let session = &self.session;
         let disturbance = session.start.watch.finish();
-        let mut totals = Totals::default();
         let mut records = Vec::new();
         for (run, stretch) in (0..).zip(self.stretches.by_rate()) {
-            totals.add(&stretch.counts.totals);
             records.extend(self.run_records(run, stretch, ended, ladder));
         }
-        let loaded = session.probes.as_ref().map(|probes| &probes.loaded[..]);
+        let loaded = session.probes.iter().flat_map(|probes| probes.loaded());
         let statistics = session.statistics.as_ref().map(drop);
         let statistics = statistics.map_err(String::as_str);
         let stacks = session.counters.other_stacks(0, &session.kernel.symbols);
-        let own = own_cost::records(0, loaded.unwrap_or_default(), statistics);
+        let own = own_cost::records(0, loaded, statistics);
         let events = session.events.iter().filter_map(|event| self.event(event));
+        let costs = cost_records(&records, 0);
+        records.extend(costs.into_iter().map(Record::Cost));
         records.extend(session.census.iter().cloned().map(Record::Census));
-        records.extend(self.losses(&totals).into_iter().map(Record::Loss));
+        records.extend(self.losses().into_iter().map(Record::Loss));
         records.extend(own.into_iter().map(Record::Overhead));
         records.extend(stacks.into_iter().map(Record::Stack));
         records.extend(events.map(Record::Event));
@@ -93,6 +95,8 @@ impl Recorder<'_> {
                 .filter_map(|(key, cell)| self.callbacks(run, key, cell, stretch))
                 .map(|record| Record::Callbacks(Box::new(record))),
         );
+        let held_up = self.held_up(run, stretch, ladder).into_iter();
+        records.extend(held_up.map(|record| Record::Interference(Box::new(record))));
         records
     }
 
@@ -116,7 +120,7 @@ impl Recorder<'_> {
         if self.session.rung == Rung::Exact {
             return Observed::missing("every callback was timed instead");
         }
-        let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len().max(1));
+        let cpus = stretch.cpus.max(1);
         let totals = &stretch.counts.totals;
         Observed::Value(Sampling {
             asked_hz: f64::from(stretch.rate_hz),
@@ -172,34 +176,16 @@ impl Recorder<'_> {
         })
     }
 
-    fn losses(&self, totals: &Totals) -> Vec<LossRecord> {
-        let problems = &self.session.find_problems;
-        let losses = [
-            (
-                "VM",
-                "VMs or memslots beyond the tables",
-                problems.did_not_fit,
-            ),
-            ("VM", "kernel memory could not be read", problems.faults),
-            (
-                "VM",
-                "memslots changed while they were read",
-                problems.changed,
-            ),
-            (
-                "chain length",
-                "address intervals beyond the table",
-                self.session.intervals.did_not_fit(),
-            ),
-        ];
-        let record = |(signal, cause, count): (&str, &str, u64)| LossRecord {
-            run: 0,
-            signal: signal.to_owned(),
-            cause: cause.to_owned(),
-            count: Observed::Value(count),
-        };
-        let in_kernel = all_losses(totals).into_iter();
-        let mut records: Vec<LossRecord> = in_kernel.chain(losses).map(record).collect();
+    fn losses(&self) -> Vec<LossRecord> {
+        let losses = self.session.losses().into_iter();
+        let mut records: Vec<LossRecord> = losses
+            .map(|(signal, cause, count)| LossRecord {
+                run: 0,
+                signal: signal.to_owned(),
+                cause: cause.to_owned(),
+                count: Observed::Value(count),
+            })
+            .collect();
         records.extend(self.session.lowered.iter().map(|lowered| LossRecord {
             run: 0,
             signal: "samples".to_owned(),
@@ -259,16 +245,18 @@ fn latency(
     let Some(histogram) = histograms.get(&key) else {
         return Observed::missing("no callback was timed");
     };
+    Observed::Value(distribution(histogram))
+}
+
+/// A histogram of the kernel side as result files have them.
+pub(super) fn distribution(histogram: &Histogram) -> Latency {
     let mut latency = Latency::new();
-    for (bucket, count) in histogram
-        .buckets
-        .iter()
-        .enumerate()
-        .filter(|(_, count)| **count > 0)
-    {
-        latency.record_many_ns(middle_ns(bucket), *count);
+    for (bucket, count) in histogram.buckets.iter().enumerate() {
+        if *count > 0 {
+            latency.record_many_ns(middle_ns(bucket), *count);
+        }
     }
-    Observed::Value(latency)
+    latency
 }
 
 fn chain_len(code: u16) -> ChainLen {

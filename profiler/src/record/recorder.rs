@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::{draws_progress, options::Options};
 use crate::{
     census_command::of_process,
+    ladder::Ladder,
     observe::{Ended, Session, Signals, Stretches},
     privileges::Keep,
 };
@@ -61,8 +62,8 @@ impl<'a> Recorder<'a> {
     }
 
     /// Attaches the programs: the recording begins.
-    pub(super) fn start(&mut self, inner: bool) -> Result<()> {
-        self.session.start(inner, Keep::ObservingAndWriting)?;
+    pub(super) fn start(&mut self, ladder: &Ladder) -> Result<()> {
+        self.session.start(ladder, Keep::ObservingAndWriting)?;
         if !self.options.quiet {
             let vms = self.session.registry.alive().count();
             report::say!(
@@ -101,13 +102,19 @@ impl<'a> Recorder<'a> {
                 _ = ticks.tick() => {
                     progress.set_position(millis(self.session.start.at.elapsed()));
                 }
+                () = self.session.turn() => self.stretches.add(self.session.take_turn()?),
                 () = sleep_until(next_refresh.into()) => {
+                    if !self.session.kernel.has_same_kvm() {
+                        return Ok(Ended::KvmGone);
+                    }
                     next_refresh = Instant::now() + self.session.refresh()?;
                     if self.is_over() {
                         return Ok(Ended::VmsGone);
                     }
                     self.session.look_again()?;
-                    self.keep_cost_low()?;
+                    if let Some(stretch) = self.session.keep_cost_low()? {
+                        self.stretches.add(stretch);
+                    }
                 }
                 taken = self.session.take_events() => taken?,
             }
@@ -117,15 +124,6 @@ impl<'a> Recorder<'a> {
     /// Whether the process to record has no VM any more.
     fn is_over(&self) -> bool {
         self.options.observe.pid.is_some() && self.session.registry.alive().next().is_none()
-    }
-
-    /// Goes on at a lower rate if observing costs too much.
-    fn keep_cost_low(&mut self) -> Result<()> {
-        let Some(lowered) = self.session.too_costly() else {
-            return Ok(());
-        };
-        self.stretches.add(self.session.settle()?);
-        self.session.lower_rate(lowered)
     }
 }
 

@@ -12,7 +12,10 @@ use profiler_common::{
     exact::span,
     histogram::{Histogram, middle_ns},
 };
-use report::latency::Latency;
+use report::{
+    latency::Latency,
+    stats::{AtRate, at_rate_zero},
+};
 
 use crate::{
     ladder::Rung,
@@ -38,14 +41,15 @@ pub(crate) struct Figures {
     /// Every callback's time (exact rung).
     pub(crate) histogram: Option<Box<Histogram>>,
     pub(crate) callers: BTreeMap<Caller, u64>,
+    /// Samples by the time each stands for (sampled rung).
+    pub(crate) sampled: BTreeMap<u64, AtRate>,
 }
 
 /// By VM and kind.
 pub(crate) type View = BTreeMap<(u16, Kind), Figures>;
 
-/// The figures of a stretch, callbacks on no VM left out.
-pub(crate) fn view(stretch: &Stretch, rung: Rung) -> View {
-    let mut view = View::new();
+/// Adds the figures of a stretch, callbacks on no VM left out.
+pub(crate) fn add_to_view(view: &mut View, stretch: &Stretch, rung: Rung) {
     for (key, cell) in &stretch.counts.cells {
         let kind = Kind::from_u8(key.kind);
         if let (Some(kind), true) = (kind, key.vm != NO_VM) {
@@ -60,7 +64,6 @@ pub(crate) fn view(stretch: &Stretch, rung: Rung) -> View {
             figures.add_histogram(histogram);
         }
     }
-    view
 }
 
 impl Figures {
@@ -78,7 +81,13 @@ impl Figures {
             Rung::Sampled => {
                 let [notifier, age_gfn, rmap] =
                     [place::NOTIFIER, place::AGE_GFN, place::RMAP].map(|p| cell.samples[p]);
-                self.busy_ns += (notifier + age_gfn + rmap) * period_ns;
+                let samples = notifier + age_gfn + rmap;
+                self.busy_ns += samples * period_ns;
+                self.add_samples(AtRate {
+                    period_ns,
+                    samples,
+                    events: cell.callbacks,
+                });
             }
         }
         if key.several_pages == 0 && (1..=MAX_EXACT_LENGTH).contains(&key.length) {
@@ -88,6 +97,13 @@ impl Figures {
         if let Some(caller) = Caller::from_u8(key.caller) {
             *self.callers.entry(caller).or_default() += cell.callbacks;
         }
+    }
+
+    fn add_samples(&mut self, from: AtRate) {
+        let at = self.sampled.entry(from.period_ns).or_default();
+        at.period_ns = from.period_ns;
+        at.samples += from.samples;
+        at.events += from.events;
     }
 
     fn add_histogram(&mut self, other: &Histogram) {
@@ -117,6 +133,14 @@ impl Figures {
         for (caller, count) in &other.callers {
             *self.callers.entry(*caller).or_default() += count;
         }
+        other.sampled.values().for_each(|at| self.add_samples(*at));
+    }
+
+    /// The mean time of a callback without samples, where several sampling
+    /// rates tell it.
+    pub(crate) fn mean_at_rate_zero_ns(&self) -> Option<f64> {
+        let rates: Vec<AtRate> = self.sampled.values().copied().collect();
+        at_rate_zero(&rates).map(|mean| mean.mean_ns)
     }
 
     /// The distribution of the callbacks' time, where it was seen.
@@ -188,8 +212,36 @@ mod tests {
         Stretch {
             rate_hz: 1000,
             lasted: Duration::from_secs(1),
+            cpus: 1,
             counts,
         }
+    }
+
+    fn view(stretch: &Stretch, rung: Rung) -> View {
+        let mut view = View::new();
+        add_to_view(&mut view, stretch, rung);
+        view
+    }
+
+    #[test]
+    fn two_sampling_rates_tell_the_mean_at_none() {
+        let at = |rate_hz, samples| {
+            let mut stretch = stretch();
+            stretch.rate_hz = rate_hz;
+            for cell in stretch.counts.cells.values_mut() {
+                cell.callbacks = 1_000_000;
+                cell.samples = [samples, 0, 0, 0];
+            }
+            stretch
+        };
+        let mut view = View::new();
+        // 100 ns at 1 kHz and 130 ns at 4 kHz: 90 ns at none.
+        add_to_view(&mut view, &at(1000, 100), Rung::Sampled);
+        let key = (0, Kind::ClearYoung);
+        assert_eq!(view[&key].mean_at_rate_zero_ns(), None, "one rate");
+        add_to_view(&mut view, &at(4000, 520), Rung::Sampled);
+        let zero = view[&key].mean_at_rate_zero_ns().expect("two rates");
+        assert!((zero - 90.0).abs() < 1e-6, "{zero}");
     }
 
     #[test]

@@ -2,19 +2,19 @@
 
 use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use profiler_common::aging::Caller;
-use report::table::{Column, Format, Table, count, figure};
+use report::{
+    table::{Column, Format, Table, count, figure},
+    terminal::reader_is_gone,
+};
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Figures, view};
+use super::{Figures, View, add_to_view};
 use crate::{
-    ladder::Ladder,
-    logger,
-    object::Kernel,
-    observe::{Observe, Session, Signals, Stretch, losses},
-    privileges::{self, Keep},
+    observe::{Ground, Observe, Session, Signals, Stretch, begin},
+    privileges::Keep,
     record::parse_duration,
     vms::{Registry, Tracked},
 };
@@ -64,6 +64,8 @@ struct Row {
     /// Time in callbacks, in percent of one CPU.
     busy_pct: f64,
     mean_ns: Option<f64>,
+    /// The mean without samples, where several sampling rates tell it.
+    rate_zero_ns: Option<f64>,
     p50_ns: Option<u64>,
     p90_ns: Option<u64>,
     p99_ns: Option<u64>,
@@ -79,57 +81,67 @@ struct Row {
 
 /// Shows updates until interrupted, or as many as were asked for.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    options.observe.check()?;
     anyhow::ensure!(
         !options.interval.is_zero(),
         "--interval 0: an update shows what happened in some time"
     );
-    privileges::check()?;
-    if options.observe.verbose {
-        logger::install();
-    }
-    options.observe.check_process()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    runtime.block_on(watch(options))
+    begin::run(&options.observe, watch(options))
 }
 
 async fn watch(options: &Options) -> Result<ExitCode> {
     let mut signals = Signals::catch()?;
-    let kernel = Kernel::read()?;
-    let ladder = Ladder::probe(&kernel)?;
-    let rung = options.observe.choose(&ladder)?;
-    let mut session = Session::prepare(&options.observe, 0, &kernel, rung)?;
+    let ground = Ground::find(&options.observe)?;
+    let mut session = Session::prepare(&options.observe, 0, &ground)?;
     session.refresh()?;
-    session.start(ladder.inner, Keep::Observing)?;
+    session.start(&ground.ladder, Keep::Observing)?;
     let _logging = session.forward_log()?;
     report::say!("{}", session.manner());
     let mut ticks = interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
+    let mut update = Update::default();
     let mut shown = 0;
-    while options.count.is_none_or(|wanted| shown < wanted) {
+    while options.count.is_none_or(|wanted| shown < wanted) && !reader_is_gone() {
         tokio::select! {
             biased;
             number = signals.next() => return Ok(ExitCode::from(128 + number)),
             _ = ticks.tick() => {}
+            () = session.turn() => {
+                let stretch = session.take_turn()?;
+                update.add(&stretch, &session);
+                continue;
+            }
         }
         let stretch = session.settle()?;
+        update.add(&stretch, &session);
         session.forget_gone()?;
         session.refresh()?;
-        show(options, &session, &stretch)?;
-        if let Some(lowered) = session.too_costly() {
-            session.lower_rate(lowered)?;
+        show(options, &session, std::mem::take(&mut update))?;
+        if let Some(stretch) = session.keep_cost_low()? {
+            update.add(&stretch, &session);
         }
         shown += 1;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(options: &Options, session: &Session<'_>, stretch: &Stretch) -> Result<()> {
-    let rows = rows(options, session, stretch);
+/// What happened since the last update, in turns at several rates.
+#[derive(Default)]
+struct Update {
+    view: View,
+    lasted: Duration,
+}
+
+impl Update {
+    fn add(&mut self, stretch: &Stretch, session: &Session<'_>) {
+        add_to_view(&mut self.view, stretch, session.rung);
+        self.lasted += stretch.lasted;
+    }
+}
+
+fn show(options: &Options, session: &Session<'_>, update: Update) -> Result<()> {
+    let lasted = update.lasted;
+    let rows = rows(options, session, update);
     if options.json {
         for row in &rows {
             report::out!("{}", serde_json::to_string(row)?)?;
@@ -137,12 +149,12 @@ fn show(options: &Options, session: &Session<'_>, stretch: &Stretch) -> Result<(
         return Ok(());
     }
     let mut table = table(&rows);
-    for (signal, cause, lost) in losses(&stretch.counts.totals) {
+    for (signal, cause, lost) in session.lost() {
         table.note(format!("{signal}: {} lost, {cause}", count(lost)));
     }
     let text = format!(
         "{}\n{}",
-        heading(session, stretch),
+        heading(session, lasted),
         table.render(Format::Text)
     );
     if std::io::stdout().is_terminal() {
@@ -153,7 +165,7 @@ fn show(options: &Options, session: &Session<'_>, stretch: &Stretch) -> Result<(
     Ok(())
 }
 
-fn heading(session: &Session<'_>, stretch: &Stretch) -> String {
+fn heading(session: &Session<'_>, lasted: Duration) -> String {
     let alive = session.registry.alive().count();
     let lowered = session.lowered.last().map_or_else(String::new, |lowered| {
         format!(
@@ -164,7 +176,7 @@ fn heading(session: &Session<'_>, stretch: &Stretch) -> String {
     format!(
         "{alive} VM{}, last {:.1} s, {}{lowered}",
         if alive == 1 { "" } else { "s" },
-        stretch.lasted.as_secs_f64(),
+        lasted.as_secs_f64(),
         session.manner()
     )
 }
@@ -175,15 +187,16 @@ fn in_place(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }
 
-fn rows(options: &Options, session: &Session<'_>, stretch: &Stretch) -> Vec<Row> {
+fn rows(options: &Options, session: &Session<'_>, update: Update) -> Vec<Row> {
+    let lasted = update.lasted;
     let mut per_vm: BTreeMap<u16, Figures> = BTreeMap::new();
-    for ((vm, _), figures) in view(stretch, session.rung) {
+    for ((vm, _), figures) in update.view {
         per_vm.entry(vm).or_default().add(&figures);
     }
     let mut rows: Vec<Row> = wanted(&session.registry, options.filter.as_deref())
         .map(|tracked| {
             let figures = per_vm.remove(&tracked.number).unwrap_or_default();
-            row(tracked, &figures, stretch.lasted)
+            row(tracked, &figures, lasted)
         })
         .collect();
     let by = |row: &Row| match options.sort {
@@ -225,6 +238,7 @@ fn row(tracked: &Tracked, figures: &Figures, lasted: Duration) -> Row {
         pages_per_s: figures.pages as f64 / seconds,
         busy_pct: figures.busy_ns as f64 / 1e7 / seconds,
         mean_ns: (figures.callbacks > 0).then(|| figures.busy_ns as f64 / figures.callbacks as f64),
+        rate_zero_ns: figures.mean_at_rate_zero_ns(),
         p50_ns: latency.as_ref().map(|l| l.p50_ns),
         p90_ns: latency.as_ref().map(|l| l.p90_ns),
         p99_ns: latency.as_ref().map(|l| l.p99_ns),
@@ -247,6 +261,7 @@ fn table(rows: &[Row]) -> Table {
         "callbacks/s",
         "CPU %",
         "mean ns",
+        "at rate 0",
         "p50",
         "p90",
         "p99",
@@ -268,6 +283,7 @@ fn table(rows: &[Row]) -> Table {
             figure(row.callbacks_per_s),
             figure(row.busy_pct),
             real(row.mean_ns),
+            real(row.rate_zero_ns),
             whole(row.p50_ns),
             whole(row.p90_ns),
             whole(row.p99_ns),

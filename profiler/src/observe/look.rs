@@ -1,0 +1,125 @@
+//! Looking for VMs and at their rmaps while a session lasts, and telling the
+//! kernel side what changed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use aya::maps::{HashMap, MapData, MapError};
+
+use super::Session;
+use crate::{census::Scanner, vms::FindError};
+
+/// Time between two looks for new, changed and ended VMs.
+const REFRESH: Duration = Duration::from_secs(1);
+/// A look may take this share of the time between two.
+const REFRESH_SHARE: u32 = 50;
+
+/// What looking for VMs missed, summed over all looks.
+#[derive(Debug, Default)]
+pub(crate) struct FindProblems {
+    pub(crate) did_not_fit: u64,
+    pub(crate) faults: u64,
+    pub(crate) changed: u64,
+}
+
+impl Session<'_> {
+    /// Chain lengths at the start; a VM that ends meanwhile has none.
+    pub(crate) fn take_census(&mut self) -> Result<()> {
+        let mut scanner = Scanner::new(&mut self.ebpf, &self.kernel.btf)?;
+        for tracked in self.registry.alive() {
+            match scanner.scan(&tracked.found, false) {
+                Ok(levels) => {
+                    let number = u32::from(tracked.number);
+                    self.census
+                        .extend(levels.iter().map(|level| level.record(0, number)));
+                }
+                Err(FindError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.scanner = Some(scanner);
+        Ok(())
+    }
+
+    /// Reads the heads of the census again, while callbacks come: how many are
+    /// locked at a time.
+    pub(crate) fn look_again(&mut self) -> Result<()> {
+        let Some(scanner) = &mut self.scanner else {
+            return Ok(());
+        };
+        for tracked in self.registry.alive() {
+            let number = u32::from(tracked.number);
+            let known = self.census.iter_mut().filter(|record| record.vm == number);
+            let mut known = known.peekable();
+            if known.peek().is_none() {
+                continue;
+            }
+            match scanner.scan(&tracked.found, false) {
+                Ok(levels) => known.for_each(|record| {
+                    levels.iter().for_each(|level| level.add_again(record));
+                }),
+                Err(FindError::Gone(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for VMs and tells the kernel side what changed; returns the
+    /// time to wait before the next look.
+    ///
+    /// # Errors
+    /// If KVM was unloaded: nothing that was read about it holds any more.
+    pub(crate) fn refresh(&mut self) -> Result<Duration> {
+        if !self.kernel.has_same_kvm() {
+            bail!("KVM was unloaded, and what was known about it with it; start again");
+        }
+        let began = Instant::now();
+        // All of them: an address of the recorded VM may be one of another's too.
+        let mut inventory = self.finder.find(None)?;
+        let foreign = inventory.take_foreign(self.observe.pid);
+        self.find_problems.did_not_fit += inventory.totals.did_not_fit;
+        self.find_problems.faults += inventory.totals.faults;
+        self.find_problems.changed += inventory.totals.changed;
+        let now_s = match self.probes {
+            Some(_) => self.start.at.elapsed().as_secs_f64(),
+            None => 0.0,
+        };
+        let foreign_changed = foreign != self.foreign;
+        self.foreign = foreign;
+        if self.registry.update(inventory, now_s) || foreign_changed {
+            self.intervals
+                .publish(self.registry.alive(), &self.foreign)?;
+            self.number_vms()?;
+        }
+        // A look must not take more than a small share of the time between two.
+        Ok(REFRESH.max(began.elapsed() * REFRESH_SHARE))
+    }
+
+    /// Tells the kernel side whose `struct kvm`, `mm_struct` and `mmu_lock`
+    /// belong to which number.
+    fn number_vms(&mut self) -> Result<(), MapError> {
+        let lock_offset = self.kernel.layout.offset("KVM_MMU_LOCK");
+        let lock_offset = u64::from(lock_offset.unwrap_or_default());
+        for vm in self.registry.all().iter().filter(|vm| vm.gone_s.is_some()) {
+            let kvm = vm.found.vm.kvm;
+            forget(&mut self.vm_numbers, kvm)?;
+            forget(&mut self.vm_numbers, vm.found.vm.mm)?;
+            forget(&mut self.mmu_locks, kvm + lock_offset)?;
+        }
+        for vm in self.registry.alive() {
+            let (kvm, number) = (vm.found.vm.kvm, u32::from(vm.number));
+            self.vm_numbers.insert(kvm, number, 0)?;
+            self.vm_numbers.insert(vm.found.vm.mm, number, 0)?;
+            self.mmu_locks.insert(kvm + lock_offset, number, 0)?;
+        }
+        Ok(())
+    }
+}
+
+fn forget(numbers: &mut HashMap<MapData, u64, u32>, address: u64) -> Result<(), MapError> {
+    match numbers.remove(&address) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
