@@ -143,7 +143,10 @@ fn a_vm_that_ends_is_closed_in_the_record() {
             _ => None,
         })
         .collect();
-    assert_eq!(vms.len(), 1);
-    assert_eq!(vms[0].pid, std::process::id());
-    assert!(vms[0].gone_s.is_some());
+    // One VM, in the run of each sampling rate.
+    assert!(!vms.is_empty());
+    for vm in vms {
+        assert_eq!((vm.vm, vm.pid), (0, std::process::id()));
+        assert!(vm.gone_s.is_some());
+    }
 }
