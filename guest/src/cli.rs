@@ -42,6 +42,10 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = GuestConfig::default().pages)]
     pages: u64,
 
+    /// Pages of a further memslot that the guest never touches: rmap heads without SPTEs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    spare_pages: u64,
+
     /// Addresses each page is mapped at: the SPTEs per gfn under shadow paging, 1 to 1000.
     #[arg(long, default_value_t = 1)]
     aliases: u64,
@@ -83,6 +87,11 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
+    /// For every line on stdin age once, with the guest paused, and tell how long that took and how
+    /// far the guest is, instead of aging in a loop.
+    #[arg(long, requires = "until_stdin_closes", conflicts_with_all = ["hold", "pause_ms"])]
+    pub(crate) on_request: bool,
+
     /// End when stdin closes or the parent dies, so that a killed parent leaves no guest behind.
     #[arg(long)]
     pub(crate) until_stdin_closes: bool,
@@ -94,6 +103,7 @@ impl RunArgs {
         let mut config = GuestConfig::new(self.pages, self.aliases).with_driver(self.driver);
         config.write = self.write;
         config.hold = self.hold;
+        config.spare_pages = self.spare_pages;
         config.dir.clone_from(&self.dir);
         config.idle = Duration::from_micros(self.idle_us);
         config.backing = self.backing.unwrap_or(config.backing);

@@ -97,6 +97,9 @@ pub struct GuestConfig {
     /// Virtual addresses for each data page, so SPTEs per gfn under shadow paging. 1 to
     /// [`MAX_ALIASES`].
     pub aliases: u64,
+    /// Pages of a further memslot that the guest never touches, behind the data pages: rmap heads
+    /// without SPTEs.
+    pub spare_pages: u64,
     /// What the data pages are made of.
     pub backing: Backing,
     /// Whether the guest writes to each page (it reads otherwise).
@@ -171,6 +174,12 @@ impl GuestConfig {
         if self.driver == Driver::Khugepaged && self.pages < HUGE_PAGE_PAGES {
             return Err(ConfigError::KhugepagedNeedsHugeRange(self.pages));
         }
+        if self.spare_pages > layout::max_spare_pages(self.pages) {
+            return Err(ConfigError::SparePages {
+                spare: self.spare_pages,
+                most: layout::max_spare_pages(self.pages),
+            });
+        }
         let most = layout::max_pages(self.aliases);
         if self.pages > most {
             return Err(ConfigError::AddressSpace {
@@ -211,6 +220,7 @@ impl Default for GuestConfig {
         Self {
             pages: 2048,
             aliases: 1,
+            spare_pages: 0,
             backing: Backing::Anonymous,
             write: false,
             dir: None,
@@ -247,6 +257,14 @@ pub enum ConfigError {
          at least {HUGE_PAGE_PAGES} pages"
     )]
     KhugepagedNeedsHugeRange(u64),
+    /// The spare memslot does not fit behind the data pages.
+    #[error("{spare} spare pages do not fit the guest's address space: at most {most} do")]
+    SparePages {
+        /// Pages asked for.
+        spare: u64,
+        /// Pages that would fit.
+        most: u64,
+    },
     /// The guest's address spaces are too small.
     #[error(
         "{pages} pages with {aliases} aliases do not fit the guest's address space: at most {most} \

@@ -4,13 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupVersion, Memcg};
 use crate::config::{Driver, GuestConfig};
 use crate::driver::{
-    Aging, Damon, DriverError, DriverLoop, Khugepaged, Mglru, Plan, Reclaim, SharedDriver,
+    Aging, Damon, DriverError, DriverLoop, Khugepaged, Mglru, Plan, Reclaim, SharedDriver, age_held,
 };
 use crate::error::{GuestError, PathError};
 use crate::stats::KvmStats;
@@ -188,6 +189,18 @@ impl Guest {
     /// If the guest has no driver, or the driver fails.
     pub fn drive_once(&self) -> Result<(), GuestError> {
         Ok(self.driver()?.age_once()?)
+    }
+
+    /// As [`drive_once`](Self::drive_once), but keeps the guest paused meanwhile and lets it touch
+    /// everything again afterwards: the next call finds the same work. Returns how long the aging
+    /// took.
+    ///
+    /// # Errors
+    /// As for [`drive_once`](Self::drive_once), or if the guest does not touch everything within
+    /// [`GuestConfig::pass_timeout`].
+    pub fn drive_held(&self) -> Result<Duration, GuestError> {
+        let (driver, vcpu) = (self.driver()?, self.vcpu.handle());
+        age_held(driver, vcpu, self.config.pass_timeout, &|| false)
     }
 
     /// Starts aging in a loop, with the configured pause between iterations. Does nothing if the

@@ -1,7 +1,7 @@
 //! Where everything lies in the guest, and the guest's own page tables.
 //!
 //! The guest has two memslots: a low one for code, control page and page tables, and one for the
-//! data pages. Data page `i` is mapped at `aliases` virtual addresses, each through its own
+//! data pages; a third that it never touches if asked for. Data page `i` is mapped at `aliases` virtual addresses, each through its own
 //! guest page-table page, which makes shadow paging build one SPTE per alias.
 //!
 //! Invariant: table pages come from the low memslot only and never overlap code or control page.
@@ -75,6 +75,17 @@ pub(crate) fn max_pages(aliases: u64) -> u64 {
     // Directories cost one page in 512 on top of the last level.
     let by_tables = table_room / 513 * 512 / aliases * 512;
     by_physical.min(by_virtual).min(by_tables)
+}
+
+/// Guest physical address of the spare memslot, behind the data pages.
+pub(crate) fn spare_gpa(pages: u64) -> u64 {
+    DATA_GPA + pages * PAGE_SIZE
+}
+
+/// Most pages a spare memslot behind `pages` data pages has room for.
+pub(crate) fn max_spare_pages(pages: u64) -> u64 {
+    let data = pages.saturating_mul(PAGE_SIZE);
+    ((1u64 << PHYSICAL_BITS) - DATA_GPA).saturating_sub(data) / PAGE_SIZE
 }
 
 /// Writes four-level page tables into the low memslot.

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use guest::wire::{End, Line, Ready};
+use guest::wire::{End, Line, Progress, Ready};
 use guest::{Driver, Guest, GuestError, GuestReport};
 
 use crate::cli::RunArgs;
-use crate::watch::{Reason, Watch};
+use crate::watch::{Reason, Watch, Word};
 
 /// How often the guest's health is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         started => started?,
     };
     announce(args, &Line::Ready(Ready::of(&guest)?))?;
-    if guest.config().driver != Driver::None {
+    if guest.config().driver != Driver::None && !args.on_request {
         guest.start_driving()?;
     }
     let reason = wait(args, &watch, &mut guest)?;
@@ -41,8 +41,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 fn stopped_early(watch: &Watch) -> String {
-    let reason = watch.wait(CHECK_INTERVAL);
-    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    let reason = std::iter::from_fn(|| watch.wait(CHECK_INTERVAL)).find_map(|word| match word {
+        Word::End(reason) => Some(format!(": {reason}")),
+        Word::Line => None,
+    });
+    let reason = reason.unwrap_or_default();
     format!("the guest was stopped before it was ready{reason}")
 }
 
@@ -64,11 +67,26 @@ fn wait(args: &RunArgs, watch: &Watch, guest: &mut Guest) -> anyhow::Result<Reas
         if left.is_zero() {
             return Ok(Reason::Time);
         }
-        if let Some(reason) = watch.wait(left.min(CHECK_INTERVAL)) {
-            return Ok(reason);
+        match watch.wait(left.min(CHECK_INTERVAL)) {
+            Some(Word::End(reason)) => return Ok(reason),
+            Some(Word::Line) if args.on_request => announce(args, &answer(guest)?)?,
+            Some(Word::Line) | None => {}
         }
         guest.check()?;
     }
+}
+
+/// Ages the guest once, if it has a driver, and tells how far it is.
+fn answer(guest: &Guest) -> anyhow::Result<Line> {
+    let aged_ns = match guest.config().driver {
+        Driver::None => None,
+        _ => {
+            let took = guest.drive_held()?.as_nanos();
+            Some(u64::try_from(took).context("aging took centuries")?)
+        }
+    };
+    let passes = guest.passes();
+    Ok(Line::Progress(Progress { passes, aged_ns }))
 }
 
 fn announce(args: &RunArgs, line: &Line) -> anyhow::Result<()> {
@@ -86,6 +104,7 @@ fn announce(args: &RunArgs, line: &Line) -> anyhow::Result<()> {
 fn describe(line: &Line) -> String {
     match line {
         Line::Ready(ready) => describe_ready(ready),
+        Line::Progress(progress) => describe_progress(*progress),
         Line::End(End { stopped_by, report }) => describe_end(stopped_by, report),
     }
 }
@@ -104,6 +123,13 @@ fn describe_ready(ready: &Ready) -> String {
         ready.hva_start + ready.hva_len,
         ready.driver.name(),
     )
+}
+
+fn describe_progress(Progress { passes, aged_ns }: Progress) -> String {
+    let aged = aged_ns.map_or_else(String::new, |ns| {
+        format!("aged in {:.3} ms, ", ns as f64 / 1e6)
+    });
+    format!("{aged}{passes} passes")
 }
 
 fn describe_end(stopped_by: &str, report: &GuestReport) -> String {

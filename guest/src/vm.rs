@@ -50,6 +50,7 @@ pub(crate) struct Machine {
     stats: File,
     low: Mapping,
     data: Mapping,
+    _spare: Option<Mapping>,
 }
 
 impl Machine {
@@ -59,11 +60,15 @@ impl Machine {
         // Made before the VM, so that an error drops them after it.
         let low = Mapping::anonymous(layout::low_bytes(config.pages, config.aliases))?;
         let data = data_memory(config)?;
+        let spare = spare_memory(config)?;
         let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         // AMD has no use for it and other hosts may refuse: only VT-x depends on it.
         let _ = vm.set_tss_address(TSS_ADDRESS);
         add_memslot(&vm, 0, 0, &low)?;
         add_memslot(&vm, 1, DATA_GPA, &data)?;
+        if let Some(spare) = &spare {
+            add_memslot(&vm, 2, layout::spare_gpa(config.pages), spare)?;
+        }
         limit_shadow_pages(&vm, layout::shadow_pages(config.pages, config.aliases))?;
         let cr3 = fill_low_memory(&low, config)?;
         let vcpu = create_vcpu(&kvm, &vm, config, cr3)?;
@@ -74,6 +79,7 @@ impl Machine {
             stats,
             low,
             data,
+            _spare: spare,
         };
         Ok((machine, vcpu))
     }
@@ -170,6 +176,14 @@ fn data_memory(config: &GuestConfig) -> Result<Mapping, GuestError> {
     let file = backing::create(config.dir.as_deref(), len, config.write)
         .map_err(crate::memory::MemoryError::from)?;
     Ok(Mapping::shared_file(&file, len)?)
+}
+
+/// Memory of which no page is ever there.
+fn spare_memory(config: &GuestConfig) -> Result<Option<Mapping>, GuestError> {
+    if config.spare_pages == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Mapping::anonymous(config.spare_pages * PAGE_SIZE)?))
 }
 
 fn add_memslot(vm: &VmFd, slot: u32, gpa: u64, memory: &Mapping) -> Result<(), GuestError> {

@@ -1,7 +1,7 @@
 //! What can end the guest from outside: signals, stdin, the parent.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -35,9 +35,18 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Something came from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The guest is to end.
+    End(Reason),
+    /// A line on stdin: the guest is to be aged.
+    Line,
+}
+
 /// Listens from the moment it is made, so that no signal kills the guest uncleanly.
 pub(crate) struct Watch {
-    reasons: Receiver<Reason>,
+    words: Receiver<Word>,
     ended: Arc<AtomicBool>,
     /// The parent at the start, where its death is an end.
     parent: Option<Pid>,
@@ -46,7 +55,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Starts to listen for signals and, with `parent`, for the end of stdin and of the parent.
     pub(crate) fn start(parent: bool) -> anyhow::Result<Self> {
-        let (sender, reasons) = mpsc::channel();
+        let (sender, words) = mpsc::channel();
         let ended = Arc::new(AtomicBool::new(false));
         let mut signals =
             Signals::new([SIGINT, SIGTERM, SIGHUP]).context("could not listen for signals")?;
@@ -59,12 +68,12 @@ impl Watch {
         if parent {
             let for_stdin = (sender, Arc::clone(&ended));
             spawn("guest-stdin", move || {
-                drain_stdin();
+                pass_lines_on(&for_stdin.0);
                 announce(&for_stdin, Reason::StdinClosed);
             })?;
         }
         Ok(Self {
-            reasons,
+            words,
             ended,
             parent: parent.then(getppid),
         })
@@ -75,12 +84,12 @@ impl Watch {
         self.ended.load(Ordering::Acquire) || self.parent_died()
     }
 
-    /// The first reason to end, if it comes within `timeout`.
-    pub(crate) fn wait(&self, timeout: Duration) -> Option<Reason> {
-        match self.reasons.recv_timeout(timeout) {
-            Ok(reason) => Some(reason),
+    /// What comes next, if it comes within `timeout`.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<Word> {
+        match self.words.recv_timeout(timeout) {
+            Ok(word) => Some(word),
             Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {
-                self.parent_died().then_some(Reason::ParentDied)
+                self.parent_died().then_some(Word::End(Reason::ParentDied))
             }
         }
     }
@@ -92,10 +101,10 @@ impl Watch {
     }
 }
 
-fn announce((sender, ended): &(Sender<Reason>, Arc<AtomicBool>), reason: Reason) {
+fn announce((sender, ended): &(Sender<Word>, Arc<AtomicBool>), reason: Reason) {
     ended.store(true, Ordering::Release);
     // Nobody listens any more when the guest is on its way out already.
-    let _ = sender.send(reason);
+    let _ = sender.send(Word::End(reason));
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
@@ -107,14 +116,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()>
 }
 
 /// Returns when stdin is at its end or cannot be read.
-fn drain_stdin() {
-    let mut buffer = [0; 512];
-    loop {
-        match io::stdin().read(&mut buffer) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
+fn pass_lines_on(sender: &Sender<Word>) {
+    for _ in io::stdin().lines().map_while(Result::ok) {
+        // Nobody listens any more when the guest is on its way out already.
+        let _ = sender.send(Word::Line);
     }
 }

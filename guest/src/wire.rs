@@ -1,5 +1,5 @@
 //! What the `guest` binary prints with `--json`, for the programs that start it: one line when the
-//! guest is ready and one when it has ended.
+//! guest is ready, one for every request, and one when it has ended.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,8 @@ use crate::{Backing, CgroupVersion, Driver, Guest, GuestError, GuestReport, KvmS
 pub enum Line {
     /// The guest has done its first pass, and its driver is at work.
     Ready(Ready),
+    /// How far the guest is, because a line on stdin asked for it.
+    Progress(Progress),
     /// The guest was stopped, and nothing of it is left.
     End(End),
 }
@@ -65,6 +67,16 @@ impl Ready {
             stats: guest.stats()?,
         })
     }
+}
+
+/// How far the guest is, told on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Passes so far.
+    pub passes: u64,
+    /// How long one iteration of the driver took that the request set off, in nanoseconds; the
+    /// guest stood still meanwhile. `None` if it has no driver.
+    pub aged_ns: Option<u64>,
 }
 
 /// What the guest did.

@@ -1,7 +1,7 @@
 //! The `guest` binary on the live host: whatever ends it, nothing of it stays.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -174,6 +174,44 @@ fn a_closed_stdin_ends_the_guest_if_asked_to() {
     drop(guest.child.stdin.take());
     assert_eq!(guest.wait().code(), Some(0));
     assert_eq!(guest.stopped_by(), "stdin closed");
+}
+
+#[test]
+fn a_line_on_stdin_ages_the_guest_once_and_finds_the_same_work_every_time() {
+    let _alone = live::exclusive();
+    let name = "a_line_on_stdin_ages_the_guest_once_and_finds_the_same_work_every_time";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let mut guest = Running::start(&[
+        "--until-stdin-closes",
+        "--on-request",
+        "--driver",
+        "reclaim",
+        "--pages",
+        "512",
+        "--spare-pages",
+        "4096",
+    ]);
+    guest.ready();
+    let mut stdin = guest.child.stdin.take().expect("piped");
+    let mut passes = 0;
+    for _ in 0..3 {
+        writeln!(stdin).expect("it listens");
+        let Some(Line::Progress(progress)) = guest.line() else {
+            panic!("no answer");
+        };
+        // One that found no page to age would take no time.
+        assert!(progress.aged_ns > Some(50_000), "{progress:?}");
+        assert!(progress.passes > passes, "{progress:?}");
+        passes = progress.passes;
+    }
+    drop(stdin);
+    assert_eq!(guest.wait().code(), Some(0));
+    match guest.line() {
+        Some(Line::End(end)) => assert_eq!(end.report.driver_iterations, 3),
+        other => panic!("no end: {other:?}"),
+    }
 }
 
 #[test]

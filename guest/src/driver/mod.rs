@@ -18,7 +18,7 @@ pub(crate) use damon::Damon;
 pub(crate) use khugepaged::Khugepaged;
 pub(crate) use mglru::Mglru;
 pub(crate) use reclaim::Reclaim;
-pub(crate) use repeat::{DriverLoop, Plan};
+pub(crate) use repeat::{DriverLoop, Plan, age_held};
 
 use crate::error::PathError;
 use crate::memory::MemoryError;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{DriverError, SharedDriver};
 use crate::error::GuestError;
@@ -73,6 +73,25 @@ impl Drop for DriverLoop {
     }
 }
 
+/// Ages once while the guest stands still, lets it refill its chains and tells how long the aging
+/// alone took.
+pub(crate) fn age_held(
+    driver: &SharedDriver,
+    vcpu: &VcpuHandle,
+    pass_timeout: Duration,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Duration, GuestError> {
+    vcpu.pause(Pauser::Driver)?;
+    let began = Instant::now();
+    let aged = driver.age_once();
+    let took = began.elapsed();
+    vcpu.resume(Pauser::Driver)?;
+    aged?;
+    // The pass that was interrupted, and one over everything.
+    vcpu.wait_for_passes(vcpu.passes() + 2, pass_timeout, cancelled)?;
+    Ok(took)
+}
+
 struct Worker {
     driver: SharedDriver,
     vcpu: VcpuHandle,
@@ -97,19 +116,10 @@ impl Worker {
     }
 
     fn age_held(&self) -> Result<(), GuestError> {
-        self.vcpu.pause(Pauser::Driver)?;
-        let aged = self.driver.age_once();
-        self.vcpu.resume(Pauser::Driver)?;
-        aged?;
-        // The pass that was interrupted, and one over everything.
-        let refilled = self.vcpu.passes() + 2;
         let stopped = || self.is_stopped();
-        match self
-            .vcpu
-            .wait_for_passes(refilled, self.plan.pass_timeout, &stopped)
-        {
+        match age_held(&self.driver, &self.vcpu, self.plan.pass_timeout, &stopped) {
             Err(GuestError::Cancelled) => Ok(()),
-            result => result,
+            result => result.map(drop),
         }
     }
 
