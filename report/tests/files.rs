@@ -55,6 +55,7 @@ fn a_census_comes_back_as_written() {
         faults: 0,
         discarded_chunks: 0,
         elapsed_ms: 1.5,
+        longest_chunk_ms: Some(0.25),
     });
     let records = [census.clone()];
     let file = common::file(folder.path(), "census.jsonl", ResultKind::Profile, &records);
@@ -215,11 +216,13 @@ fn results_are_never_overwritten_and_nothing_is_left_half_written() {
     let racing = ResultWriter::create(&path, host::context(ResultKind::Bench)).unwrap();
     fs::write(&path, "mine").unwrap();
     let ended = racing.finish(Outcome::Complete, None, Disturbance::unwatched("a test"));
-    assert!(matches!(ended, Err(WriteError::Exists(_))));
+    let beside = folder.path().join("a/b-2.jsonl");
+    assert_eq!(ended.unwrap(), beside, "what was measured is kept");
+    assert!(ResultFile::read(&beside).unwrap().is_complete());
     let begun = ResultWriter::create(&path, host::context(ResultKind::Bench));
     assert!(matches!(begun, Err(WriteError::Exists(_))));
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
-    assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(folder.path().join("a")).unwrap().count(), 2);
 }
 
 #[test]

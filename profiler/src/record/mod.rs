@@ -87,7 +87,13 @@ fn tell(options: &Options, ended: Ended, written: &Path) -> Result<()> {
     if let Some(reason) = ended.reason() {
         report::say!("the recording is partial: {reason}");
     }
-    if !options.quiet {
+    if let Some(asked) = options.output.as_deref().filter(|asked| *asked != written) {
+        report::say!(
+            "{} was taken meanwhile; the profile is in {}",
+            asked.display(),
+            written.display()
+        );
+    } else if !options.quiet {
         report::say!("profile: {}", written.display());
     }
     Ok(())

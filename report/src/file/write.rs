@@ -47,6 +47,9 @@ pub enum WriteError {
     },
 }
 
+/// Files of one name, numbered, at most.
+const MOST_BESIDE: u32 = 99;
+
 /// Writes one result file.
 ///
 /// Dropped without [`finish`](Self::finish), it removes what it wrote.
@@ -120,10 +123,12 @@ impl ResultWriter {
         Ok(())
     }
 
-    /// Ends the file and gives it its final name.
+    /// Ends the file and gives it its final name, which it returns: the one asked
+    /// for, or if that was taken meanwhile one beside it, so that nothing measured
+    /// is lost.
     ///
     /// # Errors
-    /// [`WriteError::Exists`] if the name was taken meanwhile,
+    /// [`WriteError::Exists`] if all names beside it are taken as well,
     /// [`WriteError::Io`] if the disk refuses.
     pub fn finish(
         mut self,
@@ -151,16 +156,20 @@ impl ResultWriter {
         };
         let temporary = out.into_inner().map_err(|e| failed(e.into_error()))?;
         temporary.as_file().sync_all().map_err(failed)?;
-        match temporary.persist_noclobber(&path) {
-            Ok(_) => {
-                made.keep();
-                Ok(path)
+        let mut temporary = temporary;
+        for name in names_beside(&path) {
+            match temporary.persist_noclobber(&name) {
+                Ok(_) => {
+                    made.keep();
+                    return Ok(name);
+                }
+                Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    temporary = e.file;
+                }
+                Err(e) => return Err(failed(e.error)),
             }
-            Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(WriteError::Exists(path))
-            }
-            Err(e) => Err(failed(e.error)),
         }
+        Err(WriteError::Exists(path))
     }
 
     /// Where the file will be.
@@ -174,6 +183,20 @@ impl ResultWriter {
             cause,
         }
     }
+}
+
+/// `a/b.jsonl`, then `a/b-2.jsonl` and so on.
+fn names_beside(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let name = |number: u32| {
+        let mut name = path.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{number}"));
+        if let Some(extension) = path.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        path.with_file_name(name)
+    };
+    std::iter::once(path.to_owned()).chain((2..=MOST_BESIDE).map(name))
 }
 
 /// Folders made for a file that may never come; removed again if it does not.
