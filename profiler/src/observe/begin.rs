@@ -47,7 +47,7 @@ pub(crate) struct Ground {
 /// What looking for KVM ended with.
 pub(crate) enum Look {
     /// It is there.
-    Found(Ground),
+    Found(Box<Ground>),
     /// A signal with this number came first.
     Interrupted(u8),
 }
@@ -69,7 +69,7 @@ impl Ground {
                         said = true;
                     }
                 }
-                kernel => return Ok(Look::Found(Self::on(kernel?, observe)?)),
+                kernel => return Ok(Look::Found(Box::new(Self::on(kernel?, observe)?))),
             }
             tokio::select! {
                 number = signals.next() => return Ok(Look::Interrupted(number)),

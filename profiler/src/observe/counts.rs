@@ -199,7 +199,8 @@ fn retain<K: aya::Pod, V: aya::Pod>(
 ) -> Result<(), MapError> {
     let keys: Vec<K> = map.keys().flatten().collect();
     let gone = keys.iter().filter(|key| !keep(key));
-    gone.map(|key| ignore_missing(map.remove(key))).collect()
+    gone.into_iter()
+        .try_for_each(|key| ignore_missing(map.remove(key)))
 }
 
 fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {

@@ -11,7 +11,7 @@ impl Session<'_> {
     /// Everything that was lost since the start, also where nothing was.
     pub(crate) fn losses(&self) -> Vec<Loss> {
         let problems = &self.find_problems;
-        let loaded = self.probes.iter().flat_map(|probes| probes.loaded());
+        let loaded = self.loaded();
         let mut losses = of_kernel_side(&self.totals).to_vec();
         losses.extend([
             (

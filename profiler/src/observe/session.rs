@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     census::Scanner,
+    hooks::Hook,
     intervals::Intervals,
     ladder::{Ladder, Rung},
     object::{self, Kernel, Settings},
@@ -292,6 +293,11 @@ impl<'a> Session<'a> {
         self.counters.retain_vms(keep)?;
         self.settled.0.retain_vms(keep);
         Ok(())
+    }
+
+    /// The programs that are attached.
+    pub(crate) fn loaded(&self) -> impl Iterator<Item = &Hook> {
+        self.probes.iter().flat_map(Probes::loaded)
     }
 
     /// Goes on at lower rates if observing has cost too much since the last

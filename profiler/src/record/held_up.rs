@@ -50,7 +50,7 @@ fn record(
             zero: 0,
         };
         match observed {
-            Ok(()) => Observed::Value(latency(stretch.counts.interference.get(&key))),
+            Ok(()) => Observed::Value(latency(stretch.counts.interference.get(&key).map(|h| &**h))),
             Err(reason) => Observed::missing(reason),
         }
     };
@@ -68,6 +68,6 @@ fn record(
     }
 }
 
-fn latency(histogram: Option<&Box<Histogram>>) -> Latency {
-    histogram.map_or_else(Latency::new, |histogram| distribution(histogram))
+fn latency(histogram: Option<&Histogram>) -> Latency {
+    histogram.map_or_else(Latency::new, distribution)
 }

@@ -45,7 +45,7 @@ async fn record(options: &Options) -> Result<ExitCode> {
             Look::Found(ground) => ground,
             Look::Interrupted(number) => return Ok(nothing_to_record(number)),
         },
-        false => Ground::find(&options.observe)?,
+        false => Box::new(Ground::find(&options.observe)?),
     };
     let session = Session::prepare(&options.observe, options.event_every, &ground)?;
     let mut recorder = Recorder::new(options, session);

@@ -54,7 +54,7 @@ impl Recorder<'_> {
         for (run, stretch) in (0..).zip(self.stretches.by_rate()) {
             records.extend(self.run_records(run, stretch, ended, ladder));
         }
-        let loaded = session.probes.iter().flat_map(|probes| probes.loaded());
+        let loaded = session.loaded();
         let statistics = session.statistics.as_ref().map(drop);
         let statistics = statistics.map_err(String::as_str);
         let stacks = session.counters.other_stacks(0, &session.kernel.symbols);

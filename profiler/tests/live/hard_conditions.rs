@@ -148,11 +148,11 @@ fn one_capability_of_two_is_refused_and_all_that_are_asked_for_suffice() {
 
 /// The VM of a recording, from its last run.
 fn vm(file: &ResultFile) -> &VmRecord {
-    let vms = file.records.iter().filter_map(|record| match record {
+    let mut vms = file.records.iter().filter_map(|record| match record {
         Record::Vm(vm) => Some(vm),
         _ => None,
     });
-    vms.last().expect("a VM")
+    vms.next_back().expect("a VM")
 }
 
 /// What a recording reports of a loss.
