@@ -1,15 +1,17 @@
 //! `replay`: a recorded host's aging under every scheme.
 //!
-//! Each group of the recording (callbacks of one kind and chain length) is
+//! Each group of the recording (callbacks of one kind, range and chain length) is
 //! walked on a VM of as many pages as the census found with chains of that
 //! length, in scattered order, so that the working set decides what is in the
-//! caches. Rounds go over all schemes and groups in a random order.
+//! caches, by as many threads at once as there were callers. Rounds go over all
+//! schemes and groups in a random order.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use report::replay::{Group, Model, Recording, ReplayError};
 use report::schema::{Disturbance, Outcome, Record, ReplayRecord, ResultKind, Summary};
@@ -199,6 +201,7 @@ impl Player<'_> {
                 let ns = self.group(
                     &recording.groups[index],
                     recording.input.young_share,
+                    recording.callers(),
                     &vms[cell],
                 )?;
                 if let Some(round) = played[scheme].1.last_mut() {
@@ -214,43 +217,83 @@ impl Player<'_> {
     }
 
     /// The time of one callback of a group, the median over passes.
-    fn group(&mut self, group: &Group, young_share: f64, vm: &Vm) -> Result<f64> {
-        let mut gfns: Vec<u64> = (0..group.pages).collect();
-        self.rng.shuffle(&mut gfns);
+    fn group(&mut self, group: &Group, young_share: f64, callers: usize, vm: &Vm) -> Result<f64> {
+        let ranges = group.pages / group.range_pages;
+        let mut starts: Vec<u64> = (0..ranges).map(|r| r * group.range_pages).collect();
+        self.rng.shuffle(&mut starts);
         let share = if group.kind.clears() {
             young_share
         } else {
             1.0
         };
-        let young = (share * gfns.len() as f64).round() as usize;
+        let young = (share * starts.len() as f64).round() as usize;
         let mut passes = Vec::new();
         let end = Instant::now() + SLICE;
         loop {
-            self.rng.shuffle(&mut gfns);
-            for (place, gfn) in gfns.iter().enumerate() {
-                vm.set_young(*gfn, 1, if place < young { 1.0 } else { 0.0 });
+            self.rng.shuffle(&mut starts);
+            for (place, start) in starts.iter().enumerate() {
+                let share = if place < young { 1.0 } else { 0.0 };
+                vm.set_young(*start, group.range_pages, share);
             }
-            self.rng.shuffle(&mut gfns);
-            let start = self.clock.now();
-            let mut found = 0_u64;
-            for gfn in &gfns {
-                let range = vm::range(*gfn, 1);
-                let answer = if group.kind.clears() {
-                    vm.mmu().age(range)
-                } else {
-                    vm.mmu().test_age(range)
-                };
-                found += u64::from(answer.young);
-            }
-            let ns = self.clock.elapsed_ns(start, self.clock.now());
-            std::hint::black_box(found);
-            passes.push(ns / gfns.len() as f64);
+            self.rng.shuffle(&mut starts);
+            passes.push(self.pass(group, &starts, callers, vm)?);
             if Instant::now() >= end {
                 return report::stats::median(&passes)
                     .context("a pass took no time that could be measured");
             }
         }
     }
+
+    /// Walks all ranges once, shared out between the callers; the mean time of a
+    /// callback as a caller sees it.
+    fn pass(&self, group: &Group, starts: &[u64], callers: usize, vm: &Vm) -> Result<f64> {
+        let each = starts.len().div_ceil(callers);
+        if callers == 1 {
+            return Ok(walk(&self.clock, group, starts, vm) / starts.len() as f64);
+        }
+        let begin = Barrier::new(starts.chunks(each).len());
+        let cpus = CpuList::usable()?;
+        let total_ns = std::thread::scope(|scope| -> Result<f64> {
+            let threads: Vec<_> = starts
+                .chunks(each)
+                .zip(cpus.as_slice().iter().copied().cycle())
+                .map(|(share, cpu)| {
+                    let begin = &begin;
+                    scope.spawn(move || {
+                        let pinned = pin_current_thread(cpu);
+                        begin.wait();
+                        pinned.map(|()| walk(&self.clock, group, share, vm))
+                    })
+                })
+                .collect();
+            let mut total = 0.0;
+            for thread in threads {
+                let ns = thread
+                    .join()
+                    .map_err(|_| anyhow!("a caller's thread panicked"))?;
+                total += ns?;
+            }
+            Ok(total)
+        })?;
+        Ok(total_ns / starts.len() as f64)
+    }
+}
+
+/// Nanoseconds that one caller takes for these ranges.
+fn walk(clock: &Clock, group: &Group, starts: &[u64], vm: &Vm) -> f64 {
+    let start = clock.now();
+    let mut found = 0_u64;
+    for gfn in starts {
+        let range = vm::range(*gfn, group.range_pages);
+        let answer = if group.kind.clears() {
+            vm.mmu().age(range)
+        } else {
+            vm.mmu().test_age(range)
+        };
+        found += u64::from(answer.young);
+    }
+    std::hint::black_box(found);
+    clock.elapsed_ns(start, clock.now())
 }
 
 /// The median of each group over the rounds.
@@ -271,15 +314,16 @@ fn record(
 ) -> ReplayRecord {
     let rounds_ns: Vec<f64> = rounds
         .iter()
-        .map(|round| recording.mean(|i, _| round[i]))
+        .map(|round| recording.mean(|_| true, |i, _| round[i]))
         .collect();
     let predicted = match model {
         Ok(_) if rounds.is_empty() => Observed::missing("no round was finished"),
         Ok(model) => model.predict(recording, &medians(rounds)),
         Err(reason) => Observed::Missing(reason.clone()),
     };
+    let covered = |group: &Group| model.as_ref().map_or(true, |m| m.covers(group));
     let recorded = if kernels_own {
-        recording.recorded()
+        recording.recorded(covered)
     } else {
         Observed::missing("the recorded kernel uses another scheme")
     };
@@ -302,6 +346,7 @@ fn record(
         ),
         rounds_ns,
         predicted_ns: predicted,
+        covered_share: model.is_ok().then(|| recording.share(covered)),
         model_utc: model.as_ref().ok().map(|m| m.utc.clone()),
         recorded_ns: recorded,
         relative_error: error,

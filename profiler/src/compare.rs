@@ -1,15 +1,15 @@
-//! `rmapscope compare`: a bench result beside a profile, where the profiler was
-//! copied to.
+//! `rmapscope compare`: a bench result beside a profile, or one profile beside
+//! another, where the profiler was copied to.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
-use report::{ResultFile, compare, letter, schema::ResultKind};
+use report::{ResultFile, compare, letter, schema::ResultKind, table::Table};
 
 /// Neither measures nor needs root.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// A bench result and a profile, in any order
+    /// A bench result and a profile, in any order; or two profiles, the older first
     #[arg(num_args = 2, required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print only these schemes
@@ -23,20 +23,28 @@ pub(crate) struct Options {
 /// Prints the comparison.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let [a, b] = options.files.as_slice() else {
-        bail!("name a bench result and a profile");
+        bail!("name a bench result and a profile, or two profiles");
     };
     let (mut bench, mut profile) = (ResultFile::read(a)?, ResultFile::read(b)?);
+    if [bench.context.kind, profile.context.kind] == [ResultKind::Profile; 2] {
+        let compared = compare::compare_profiles(&bench, &profile)?;
+        return print(options.json, &compared, &compared.tables());
+    }
     if bench.context.kind == ResultKind::Profile {
         std::mem::swap(&mut bench, &mut profile);
     }
     let mut comparison = compare::compare(&bench, &profile, None)?;
     comparison.keep_schemes(&options.schemes);
-    if options.json {
-        report::out!("{}", serde_json::to_string_pretty(&comparison)?)?;
+    print(options.json, &comparison, &comparison.tables())
+}
+
+fn print(json: bool, compared: &impl serde::Serialize, tables: &[Table]) -> Result<ExitCode> {
+    if json {
+        report::out!("{}", serde_json::to_string_pretty(compared)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for table in comparison.tables() {
-        report::out!("{}", letter::within(&table))?;
+    for table in tables {
+        report::out!("{}", letter::within(table))?;
     }
     Ok(ExitCode::SUCCESS)
 }

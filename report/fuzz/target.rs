@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use report::{ResultFile, benchstat, compare, letter, merge::Merger, summary};
+use report::{ResultFile, benchstat, compare, embed, letter, merge::Merger, replay, summary};
 
 /// Reads the bytes as a file; and, so that more than the first line is
 /// reached, as records between a context and an end that fit.
 pub(crate) fn feed(data: &[u8]) {
     use_it(data);
+    refresh(data);
     let Some((kind, data)) = data.split_first() else {
         return;
     };
@@ -20,6 +21,19 @@ pub(crate) fn feed(data: &[u8]) {
     let records = whole.iter().filter(|b| **b == b'\n').count() + 1;
     whole.extend_from_slice(END.replace("RECORDS", &records.to_string()).as_bytes());
     use_it(&whole);
+}
+
+/// Reads the bytes as a document with blocks; no result file is beside it.
+fn refresh(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for text in [text.to_string(), format!("<!-- rmapscope {text}")] {
+        if let Ok(fresh) = embed::refresh(&text, Path::new("/nonexistent")) {
+            assert_eq!(
+                embed::written_by_hand(&text),
+                embed::written_by_hand(&fresh)
+            );
+        }
+    }
 }
 
 fn use_it(data: &[u8]) {
@@ -36,6 +50,8 @@ fn use_it(data: &[u8]) {
     assert!(letter::letter(&file).lines().all(|l| !l.contains('\x1b')));
     benchstat::lines(&file);
     compare::real_costs(&file);
+    let _ = compare::compare_profiles(&file, &file);
+    let _ = replay::Recording::of(&file);
     if let Ok(merger) = Merger::new(file) {
         merger.finish();
     }

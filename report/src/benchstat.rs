@@ -21,7 +21,8 @@ pub fn lines(file: &ResultFile) -> String {
         ResultKind::Profile => {
             for (kind, band, cost) in real_costs(file).iter().filter(|c| c.2.is_supported()) {
                 let length = band.to_string().replace(' ', "");
-                let name = format!("BenchmarkReal/kind={kind}/sptes={length}");
+                let range = if cost.several_pages { "several" } else { "1" };
+                let name = format!("BenchmarkReal/kind={kind}/pages={range}/sptes={length}");
                 let parts = [("ns/callback", cost.total), ("rmap-ns/callback", cost.walk)];
                 for (unit, mean) in parts {
                     if let Some(mean) = mean {

@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use crate::{
-    ReadError, ResultFile, compare, schema, summary,
+    ReadError, ResultFile, compare, letter, schema, summary,
     table::{Format, Table},
 };
 
@@ -161,7 +161,7 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
         if !out.ends_with("```text\n") {
             out.push('\n');
         }
-        out.push_str(&table.render(Format::Text));
+        out.push_str(&letter::within(table));
     }
     out.push_str("```\n");
     Ok(out)

@@ -141,6 +141,10 @@ fn fits(text: &str) -> bool {
 }
 
 fn in_parts(table: &Table, names: usize) -> Option<String> {
+    if names == table.columns().len() {
+        // Nothing to cut: every column is a name.
+        return None;
+    }
     let mut texts: Vec<String> = Vec::new();
     let mut from = names;
     while from < table.columns().len() {

@@ -20,6 +20,8 @@ use crate::{
 const PAGES: (u64, u64) = (256, 1 << 16);
 /// SPTEs of a group, at most.
 const MOST_SPTES: u64 = 1 << 22;
+/// Share of the recorded callbacks below which a mean of them would speak for others.
+const LEAST_COVERED: f64 = 0.9;
 
 /// Why a recording cannot be replayed or predicted.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +35,7 @@ pub enum ReplayError {
         found: ResultKind,
     },
     /// No callback can be replayed.
-    #[error(
-        "{0} holds no callback over one page at a known chain length; record a host whose VMs \
-         have rmaps"
-    )]
+    #[error("{0} holds no callback at a known chain length; record a host whose VMs have rmaps")]
     Nothing(std::path::PathBuf),
     /// Predicting a recording with itself proves nothing.
     #[error("{0} cannot be predicted with a model of itself; name another recording with --model")]
@@ -48,8 +47,10 @@ pub enum ReplayError {
 pub struct Group {
     /// The kind.
     pub kind: CallbackKind,
-    /// SPTEs on the chain; the mean where lengths were pooled.
+    /// SPTEs on the chain of a gfn; the mean where lengths were pooled.
     pub chain_len: u32,
+    /// Pages of a callback's range; the mean where they differ.
+    pub range_pages: u64,
     /// Pages the callbacks are spread over.
     pub pages: u64,
     /// What was recorded of them.
@@ -82,10 +83,12 @@ impl Recording {
             .into_iter()
             .map(|(kind, band, real)| {
                 let chain_len = band.mean_len.round() as u32;
+                let range_pages = (real.mean_pages().round() as u64).clamp(1, PAGES.1);
                 Group {
                     kind,
                     chain_len,
-                    pages: pages(&heads, chain_len),
+                    range_pages,
+                    pages: pages(&heads, chain_len).next_multiple_of(range_pages),
                     real,
                 }
             })
@@ -97,28 +100,51 @@ impl Recording {
         Ok(Self { groups, input })
     }
 
-    /// The mean over groups of a figure per callback.
-    pub fn mean(&self, of_group: impl Fn(usize, &Group) -> f64) -> f64 {
-        let callbacks: u64 = self.groups.iter().map(|g| g.real.callbacks).sum();
-        let terms = self.groups.iter().enumerate();
+    /// The mean over some groups of a figure per callback.
+    pub fn mean(
+        &self,
+        covered: impl Fn(&Group) -> bool,
+        of_group: impl Fn(usize, &Group) -> f64,
+    ) -> f64 {
+        let callbacks = self.callbacks(&covered);
+        let terms = self.groups.iter().enumerate().filter(|(_, g)| covered(g));
         let sum: f64 = terms
             .map(|(i, g)| of_group(i, g) * g.real.callbacks as f64)
             .sum();
         sum / callbacks.max(1) as f64
     }
 
-    /// The recorded mean time of a callback.
-    pub fn recorded(&self) -> Observed<Estimate> {
-        if self.groups.iter().any(|g| g.real.total.is_none()) {
+    fn callbacks(&self, covered: impl Fn(&Group) -> bool) -> u64 {
+        let groups = self.groups.iter().filter(|g| covered(g));
+        groups.map(|g| g.real.callbacks).sum()
+    }
+
+    /// The share of all recorded callbacks, those at unknown chain lengths too, that
+    /// some groups are.
+    pub fn share(&self, covered: impl Fn(&Group) -> bool) -> f64 {
+        self.callbacks(covered) as f64 / self.input.callbacks_recorded.max(1) as f64
+    }
+
+    /// Threads that replay at once: the recorded callers, at least one.
+    pub fn callers(&self) -> usize {
+        let callers = self.input.callers.value().copied().unwrap_or(1.0);
+        (callers.round() as usize).max(1)
+    }
+
+    /// The recorded mean time of the callbacks of some groups.
+    pub fn recorded(&self, covered: impl Fn(&Group) -> bool) -> Observed<Estimate> {
+        let timed = |g: &Group| g.real.total.is_some();
+        if !self.groups.iter().filter(|g| covered(g)).all(timed) {
             return Observed::missing("the recording counts callbacks and does not time them");
         }
         let total = |g: &Group| g.real.total.map_or(0.0, |t| t.mean_ns);
         let half = |g: &Group| g.real.total.map_or(0.0, half_width);
-        let mean = self.mean(|_, g| total(g));
-        let callbacks: u64 = self.groups.iter().map(|g| g.real.callbacks).sum();
+        let mean = self.mean(&covered, |_, g| total(g));
+        let callbacks = self.callbacks(&covered);
         let squares = self
             .groups
             .iter()
+            .filter(|g| covered(g))
             .map(|g| (half(g) * g.real.callbacks as f64).powi(2));
         Observed::Value(around(
             mean,
@@ -198,6 +224,7 @@ fn input(profile: &ResultFile, groups: &[Group]) -> ReplayInput {
         recorded_utc: profile.context.created_utc.clone(),
         host: profile.context.host.label.clone(),
         callbacks,
+        callbacks_recorded: calls,
         callbacks_per_s: per_s,
         kind_share: kind_share
             .into_iter()
@@ -285,27 +312,32 @@ impl Model {
         })
     }
 
-    /// The mean time of a recording's callbacks, from the synthetic times of its
-    /// groups under some scheme.
+    /// Whether the model says what callbacks like these take outside of the walk.
+    pub fn covers(&self, group: &Group) -> bool {
+        self.outside.contains_key(&group.kind)
+    }
+
+    /// The mean time of those of a recording's callbacks that the model covers, from
+    /// the synthetic times of its groups under some scheme.
     pub fn predict(&self, recording: &Recording, synthetic_ns: &[f64]) -> Observed<Estimate> {
-        if let Some(group) = recording
-            .groups
-            .iter()
-            .find(|g| !self.outside.contains_key(&g.kind))
-        {
+        let covered = |group: &Group| self.covers(group);
+        let share = recording.share(covered);
+        if share < LEAST_COVERED {
             return Observed::missing(format!(
-                "the model's recording has no timed {} callbacks",
-                group.kind
+                "the model covers only {:.0} % of the recorded callbacks: its own recording has \
+                 too few timed ones of the other kinds, or their chain lengths could not be read",
+                share * 100.0
             ));
         }
         let outside = |g: &Group| self.outside.get(&g.kind).copied().unwrap_or_default();
-        let synthetic = recording.mean(|i, _| synthetic_ns.get(i).copied().unwrap_or(0.0));
-        let mean =
-            recording.mean(|_, g| outside(g).0) + self.walk.intercept + self.walk.slope * synthetic;
+        let synthetic = recording.mean(covered, |i, _| synthetic_ns.get(i).copied().unwrap_or(0.0));
+        let mean = recording.mean(covered, |_, g| outside(g).0)
+            + self.walk.intercept
+            + self.walk.slope * synthetic;
         let of_walk = (1.96 * self.walk.intercept_se).hypot(1.96 * self.walk.slope_se * synthetic);
         Observed::Value(around(
             mean.max(0.0),
-            of_walk.hypot(recording.mean(|_, g| outside(g).1)),
+            of_walk.hypot(recording.mean(covered, |_, g| outside(g).1)),
         ))
     }
 }

@@ -4,10 +4,12 @@
 //! tail and no known distribution. Every function returns `None` rather than
 //! a figure it has no grounds for.
 
+mod fit;
 mod rank;
 mod rate_zero;
 
-pub use rank::{SIGNIFICANT, geometric_mean, mann_whitney_p};
+pub use fit::{Fit, Line, fit_line, fit_linear};
+pub use rank::{SIGNIFICANT, both_tails, geometric_mean, mann_whitney_p};
 pub use rate_zero::{AtRate, at_rate_zero};
 
 /// Values sorted, or `None` if there are none or one is not finite.
@@ -107,76 +109,6 @@ pub fn interpolate(points: &[(f64, f64)], x: f64) -> Option<f64> {
     Some(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
 }
 
-/// A straight line through measured points, with its standard errors.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
-    /// Value at x = 0.
-    pub intercept: f64,
-    /// Change per unit of x.
-    pub slope: f64,
-    /// Standard error of the intercept.
-    pub intercept_se: f64,
-    /// Standard error of the slope.
-    pub slope_se: f64,
-}
-
-impl Line {
-    /// The slope's 95 % interval.
-    pub fn slope_ci95(&self) -> (f64, f64) {
-        (
-            self.slope - 1.96 * self.slope_se,
-            self.slope + 1.96 * self.slope_se,
-        )
-    }
-
-    /// The intercept's 95 % interval.
-    pub fn intercept_ci95(&self) -> (f64, f64) {
-        let half = 1.96 * self.intercept_se;
-        (self.intercept - half, self.intercept + half)
-    }
-}
-
-/// The line that fits `(x, y, standard error of y)` best, each point weighted
-/// by its precision. Where the points scatter more than their errors explain,
-/// because the truth is no line, the errors of the line are widened to match.
-/// `None` with fewer than two different x, or without errors.
-pub fn fit_line(points: &[(f64, f64, f64)]) -> Option<Line> {
-    if points
-        .iter()
-        .any(|(x, y, se)| !x.is_finite() || !y.is_finite() || se.is_nan() || *se <= 0.0)
-    {
-        return None;
-    }
-    let weight = |se: f64| 1.0 / (se * se);
-    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
-        points
-            .iter()
-            .map(|(x, y, se)| f(*x, *y) * weight(*se))
-            .sum()
-    };
-    let (w, wx, wy) = (sum(&|_, _| 1.0), sum(&|x, _| x), sum(&|_, y| y));
-    let (wxx, wxy) = (sum(&|x, _| x * x), sum(&|x, y| x * y));
-    let determinant = w * wxx - wx * wx;
-    if determinant <= f64::EPSILON * w * wxx {
-        return None;
-    }
-    let slope = (w * wxy - wx * wy) / determinant;
-    let intercept = (wxx * wy - wx * wxy) / determinant;
-    let misfit = sum(&|x, y| (y - intercept - slope * x).powi(2));
-    let freedom = points.len() as f64 - 2.0;
-    let widen = if freedom > 0.0 {
-        (misfit / freedom).max(1.0).sqrt()
-    } else {
-        1.0
-    };
-    Some(Line {
-        intercept,
-        slope,
-        intercept_se: (wxx / determinant).sqrt() * widen,
-        slope_se: (w / determinant).sqrt() * widen,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,20 +139,6 @@ mod tests {
         );
         assert_eq!(poisson_ci95(0).0, 0.0);
         assert!((poisson_ci95(0).1 - 3.689).abs() < 0.4);
-    }
-
-    #[test]
-    fn a_line_is_found_with_the_errors_of_its_points() {
-        let exact = [(1.0, 13.0, 1.0), (4.0, 22.0, 1.0), (16.0, 58.0, 1.0)];
-        let line = fit_line(&exact).unwrap();
-        assert!((line.slope - 3.0).abs() < 1e-9 && (line.intercept - 10.0).abs() < 1e-9);
-        // 1 / sqrt(sum (x - mean)²) for equal errors of 1.
-        assert!((line.slope_se - 1.0 / 126.0_f64.sqrt()).abs() < 1e-9);
-        let bent = [(1.0, 13.0, 1.0), (4.0, 122.0, 1.0), (16.0, 58.0, 1.0)];
-        assert!(fit_line(&bent).unwrap().slope_se > 10.0 * line.slope_se);
-        assert_eq!(fit_line(&exact[..1]), None);
-        assert_eq!(fit_line(&[(1.0, 1.0, 1.0), (1.0, 2.0, 1.0)]), None);
-        assert_eq!(fit_line(&[(1.0, 1.0, 0.0), (2.0, 2.0, 1.0)]), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use common::{callbacks, cell, file, with_young};
 use report::{
     Observed, ResultFile,
     compare::{CompareError, YoungShares, compare, cost_records},
-    embed,
+    embed, letter,
     schema::{Cache, CallbackKind, Op, Record, ResultKind},
     table::Format,
 };
@@ -64,7 +64,7 @@ fn each_cost_is_filed_under_its_chain_length_and_scheme() {
     assert!((ratio - 10.0).abs() < 1e-9 && low < 10.0 && high > 10.0);
     // Chain length 5 lies on the line between 1 and 16; 200 is measured by no
     // scheme and nothing is extrapolated.
-    let pooled = result.rows[2].hot.as_ref().unwrap();
+    let pooled = result.rows[2].at(Cache::Hot).unwrap();
     assert!(pooled.interpolated && (pooled.ns - 50.0).abs() < 1e-9);
 }
 
@@ -123,7 +123,7 @@ fn half_young_is_mixed_from_all_young_and_all_old() {
     let hot: Vec<f64> = result
         .rows
         .iter()
-        .map(|r| r.hot.as_ref().unwrap().ns)
+        .map(|r| r.at(Cache::Hot).unwrap().ns)
         .collect();
     // At 1: (10 + 6) / 2. At 5: (50 + 10) / 2, the 10 on the line from 6 to 14.
     assert_eq!(hot, [8.0, 30.0]);
@@ -135,9 +135,19 @@ fn a_missing_side_is_a_dash_and_never_a_number() {
     let (bench, profile) = sides(folder.path());
     let result = compare(&bench, &profile, None).unwrap();
     let tables = result.tables();
-    assert!(tables[0].title().contains("synthetic beside real"));
-    let first = &tables[0].rows()[0];
-    assert_eq!(first[3], "-", "no cold cell was measured: {first:?}");
+    let beside = &tables[1];
+    assert!(beside.title().contains("synthetic beside real"));
+    let headers: Vec<&str> = beside.columns().iter().map(|c| c.header()).collect();
+    assert!(
+        !headers.contains(&"cold (ns)"),
+        "none was measured: {headers:?}"
+    );
+    let swept = cell("bitlock", Op::Age, 1, Cache::Swept, &[12.0; 6]);
+    let cells = [cell("bitlock", Op::Age, 4, Cache::Hot, &[9.0; 6]), swept];
+    let bench = file(folder.path(), "holes.jsonl", ResultKind::Bench, &cells);
+    let tables = compare(&bench, &profile, None).unwrap().tables();
+    let first = &tables[1].rows()[0];
+    assert_eq!(first[2..4], ["-", "12.0"], "no hot cell at 1: {first:?}");
 }
 
 #[test]
@@ -169,8 +179,8 @@ fn a_scheme_is_held_against_the_kernels_own_over_the_recorded_lengths() {
     assert_eq!(result.changes.len(), 1, "{:?}", result.changes);
     // rcu takes 5 ns where bitlock takes 10, at the one length both have.
     assert_eq!(result.changes[0].scheme, "rcu");
-    assert_eq!(result.changes[0].hot_ns, Some((-5.0, 0.0)));
-    assert_eq!(result.changes[0].cold_ns, None);
+    assert_eq!(result.changes[0].ns.get(&Cache::Hot), Some(&(-5.0, 0.0)));
+    assert_eq!(result.changes[0].ns.get(&Cache::Cold), None);
 }
 
 #[test]
@@ -193,7 +203,7 @@ fn blocks_are_rendered_anew_and_the_rest_is_kept() {
     let (bench, profile) = sides(folder.path());
     let text = "# Title\n\n<!-- rmapscope compare bench=bench.jsonl profile=profile.jsonl -->\nold 7 ns\n<!-- /rmapscope -->\nend\n";
     let fresh = embed::refresh(text, folder.path()).unwrap();
-    let table = compare(&bench, &profile, None).unwrap().tables()[0].render(Format::Text);
+    let table = letter::within(&compare(&bench, &profile, None).unwrap().tables()[0]);
     assert!(fresh.contains(&table) && !fresh.contains("old 7 ns"));
     assert!(fresh.starts_with("# Title\n") && fresh.ends_with("<!-- /rmapscope -->\nend\n"));
     assert_eq!(embed::refresh(&fresh, folder.path()).unwrap(), fresh);

@@ -25,8 +25,9 @@ const REFERENCE_PROFILE: &str = "results/reference/profile.jsonl";
 /// Without files, measures both sides first (about four minutes).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// A bench result and a profile, in any order, or two bench results of one host,
-    /// the older first; with none, a bench result and a profile are made
+    /// A bench result and a profile, in any order; or two bench results of one host, or
+    /// two profiles of any, the older first; with none, a bench result and a profile are
+    /// made
     #[arg(num_args = 0..=2, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Share of SPTEs with the Accessed bit set on the synthetic side, 0 to 1
@@ -52,13 +53,15 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let (bench, profile) = match options.files.as_slice() {
         [] => measure()?,
         [one] => bail!(
-            "{} alone cannot be compared: name a bench result and a profile, two bench results, or nothing",
+            "{} alone cannot be compared: name a bench result and a profile, two bench results, two profiles, or nothing",
             one.display()
         ),
         [a, b, ..] => {
             let (a, b) = (ResultFile::read(a)?, ResultFile::read(b)?);
-            if a.context.kind == ResultKind::Bench && b.context.kind == ResultKind::Bench {
-                return runs(options, &a, &b);
+            match (a.context.kind, b.context.kind) {
+                (ResultKind::Bench, ResultKind::Bench) => return runs(options, &a, &b),
+                (ResultKind::Profile, ResultKind::Profile) => return profiles(options, &a, &b),
+                _ => {}
             }
             sides(a, b)
         }
@@ -98,12 +101,28 @@ fn runs(options: &Options, base: &ResultFile, new: &ResultFile) -> Outcome {
             .changes
             .retain(|c| options.schemes.contains(&c.scheme));
     }
+    beside(options, &compared, &compared.tables(), [base, new])
+}
+
+/// Two profiles, of two kernels or hosts, the older first.
+fn profiles(options: &Options, base: &ResultFile, new: &ResultFile) -> Outcome {
+    let compared = compare::compare_profiles(base, new)?;
+    beside(options, &compared, &compared.tables(), [base, new])
+}
+
+/// Prints what became of a baseline.
+fn beside(
+    options: &Options,
+    compared: &impl serde::Serialize,
+    tables: &[::report::table::Table],
+    [base, new]: [&ResultFile; 2],
+) -> Outcome {
     if options.json {
-        ::report::out!("{}", serde_json::to_string_pretty(&compared)?)?;
+        ::report::out!("{}", serde_json::to_string_pretty(compared)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for table in compared.tables() {
-        ::report::out!("{}", crate::report::rendered(&table, options.format))?;
+    for table in tables {
+        ::report::out!("{}", crate::report::rendered(table, options.format))?;
     }
     ::report::say!("baseline: {}", base.path.display());
     ::report::say!("now:      {}", new.path.display());

@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process;
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The keys that Debian signs its archive with; only Debian has them.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Whether Debian packages can be fetched here.
 ///

@@ -9,6 +9,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
+use ::report::{ResultFile, compare, schema::Record, table::count};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{Outcome, debian::PrivateApt, process};
@@ -41,6 +42,8 @@ pub(crate) fn run(options: &Options) -> Outcome {
     process::output(draw.arg("--output").arg(&page))?;
     let (dom, said) = browser.open(&page, &["--dump-dom"])?;
     check(&dom, &said)?;
+    check_data(&dom, &reference)?;
+    check_hostile(&browser, &reference, folder.path())?;
     if let Some(folder) = &options.screenshots {
         std::fs::create_dir_all(folder)?;
         for (name, scheme) in [("light", "1"), ("dark", "0")] {
@@ -51,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
                 &page,
                 &[
                     "--hide-scrollbars",
-                    "--window-size=1000,12000",
+                    "--window-size=1000,16000",
                     &colours,
                     &shot,
                 ],
@@ -59,10 +62,71 @@ pub(crate) fn run(options: &Options) -> Outcome {
         }
     }
     ::report::out!(
-        "{} figures are on the page, nothing went wrong in it",
+        "{} figures are on the page with their data, nothing went wrong in it, and markup in \
+         names stays text",
         FIGURES.len()
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A figure's part of the page.
+fn section<'a>(dom: &'a str, figure: &str) -> Option<&'a str> {
+    let (_, section) = dom.split_once(&format!("<section id=\"{figure}\""))?;
+    section.split("</section>").next()
+}
+
+/// What the results hold is what the figures say: every real cost with its callbacks,
+/// every class of callers, every claim.
+fn check_data(dom: &str, reference: &Path) -> Result<()> {
+    let read = |name: &str| ResultFile::read(&reference.join(name));
+    let (profile, verdicts) = (read("profile.jsonl")?, read("verdicts.jsonl")?);
+    let mut wanted: Vec<(&str, String)> = Vec::new();
+    for (_, band, cost) in compare::real_costs(&profile) {
+        if cost.is_supported() && cost.walk.is_some() && band.mean_len > 0.0 {
+            wanted.push(("cost", format!("{} callbacks", count(cost.callbacks))));
+        }
+    }
+    for record in profile.records.iter().chain(&verdicts.records) {
+        match record {
+            Record::Callbacks(cell) => wanted.push(("callers", cell.caller.to_string())),
+            Record::Verdict(claim) => wanted.push(("verdicts", claim.claim_id.clone())),
+            _ => {}
+        }
+    }
+    for (figure, text) in wanted {
+        if !section(dom, figure).is_some_and(|section| section.contains(&text)) {
+            bail!("the figure {figure} does not show {text:?}, which the results hold");
+        }
+    }
+    Ok(())
+}
+
+/// Results whose names are markup: the page shows it and the browser does not run it.
+fn check_hostile(browser: &Browser, reference: &Path, folder: &Path) -> Result<()> {
+    const MARKUP: &str = "</text></svg><script>document.title='run'</script>\
+                          <img src=x onerror=document.title='run'>";
+    let quoted = serde_json::to_string(MARKUP)?;
+    let mut draw = Command::new(std::env::current_exe()?);
+    draw.args(["report", "--html"]);
+    for (name, plain) in [
+        ("bench.jsonl", "\"bitlock\""),
+        ("profile.jsonl", "\"guest\""),
+    ] {
+        let text = std::fs::read_to_string(reference.join(name))?;
+        let hostile = folder.join(name);
+        std::fs::write(&hostile, text.replace(plain, &quoted))?;
+        draw.arg(hostile);
+    }
+    let page = folder.join("hostile.html");
+    process::output(draw.arg("--output").arg(&page))?;
+    let (dom, said) = browser.open(&page, &["--dump-dom"])?;
+    if let Some(line) = said.lines().find(|l| l.contains("CONSOLE")) {
+        bail!("a page of names with markup says in the browser's console: {line}");
+    }
+    if dom.contains("<title>run") || dom.contains("<img") || !dom.contains("&lt;script&gt;") {
+        bail!("a name with markup was taken for markup by the page");
+    }
+    Ok(())
 }
 
 /// Every figure is there, drawn or with a reason, and no script complained.
@@ -71,10 +135,9 @@ fn check(dom: &str, said: &str) -> Result<()> {
         bail!("the page says in the browser's console: {line}");
     }
     for figure in FIGURES {
-        let Some((_, section)) = dom.split_once(&format!("<section id=\"{figure}\"")) else {
+        let Some(section) = section(dom, figure) else {
             bail!("the page has no figure {figure}");
         };
-        let section = section.split("</section>").next().unwrap_or_default();
         let drawn = section.contains("class=\"m\"") || section.contains("class=\"m bar\"");
         if !drawn && !section.contains("class=\"absent\"") && !section.contains("<tbody>") {
             bail!("the figure {figure} has neither marks nor a reason why not");

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check there is, each as a step whose failure does
 //! not hide the next one's.
 
+mod readers;
 mod sanitizers;
 
 use std::{
@@ -29,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ci: bool,
     /// Run this step alone: fmt, clippy, docs, build, tests, loom, shuttle, stress,
-    /// ebpf, vm-test, self-test, tsan or miri
+    /// ebpf, vm-test, self-test, fuzz, page, tsan or miri
     #[arg(long, value_name = "STEP", conflicts_with = "ci")]
     only: Option<String>,
 }
@@ -169,6 +170,7 @@ fn steps(ci: bool, log: &Path, require_live: bool) -> Result<Vec<Step>> {
     if ci {
         steps.push(vm_test()?);
         steps.push(self_test(&log.with_file_name("self-test.jsonl"))?);
+        readers::add(&mut steps)?;
         sanitizers::add(&mut steps)?;
     }
     Ok(steps)

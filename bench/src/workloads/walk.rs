@@ -6,6 +6,9 @@
 //!
 //! - **hot**: the same small set of pages, at most half of the L2, walked in
 //!   order over and over.
+//! - **swept**: a set as large as the guest that `cargo xtask profile` records,
+//!   walked in order as reclaim goes over its pages: what the set's size leaves in
+//!   the caches is in them, so it is the state of the recorded callbacks.
 //! - **cold**: for each cell a set of its own, visited in scattered order, one
 //!   segment of it per pass and no cache line twice on a trip over all segments;
 //!   before a round twice the last-level cache's size has been read since the set
@@ -40,6 +43,10 @@ const MOST_PER_ROUND: Duration = Duration::from_millis(40);
 const COLD_BYTES: u64 = 16 << 20;
 /// Pages of a hot set, at least and at most; the L2 decides between them.
 const HOT_GFNS: (u64, u64) = (64, 1024);
+/// Pages of a swept set: those of the test guest that `cargo xtask profile` starts.
+const SWEPT_GFNS: u64 = 2048;
+/// Chain lengths of the recordings a swept set is held against.
+const SWEPT_CHAINS: [u32; 5] = [1, 4, 16, 64, 200];
 /// A range of the whole hot set, and so of its slot.
 const WHOLE_SLOT: u64 = HOT_GFNS.1;
 /// Chain lengths around the edges of the layout, and up to KVM's limit.
@@ -68,7 +75,7 @@ struct Grid {
 
 /// The quick grids are for the comparison with real callbacks: young, one page,
 /// and of the rest what shows its direction.
-const QUICK: [Grid; 7] = [
+const QUICK: [Grid; 8] = [
     Grid::new(
         Cache::Hot,
         &[YOUNG],
@@ -79,16 +86,19 @@ const QUICK: [Grid; 7] = [
     Grid::new(Cache::Hot, &[YOUNG], 64, &[0, 1, 4, 16, 64]),
     Grid::new(Cache::Hot, &[OLD], 64, &[1, 16]),
     Grid::new(Cache::Hot, &[OLD], WHOLE_SLOT, &[1]),
+    Grid::new(Cache::Swept, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 4, 16, 64]).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1]).only_quick_to_fill(),
 ];
 
-const FULL: [Grid; 11] = [
+const FULL: [Grid; 13] = [
     Grid::new(Cache::Hot, &[YOUNG, OLD], 1, &ALL_CHAINS),
     Grid::new(Cache::Hot, &[YOUNG, OLD], 64, &ALL_CHAINS),
     Grid::new(Cache::Hot, &[YOUNG, OLD], 8, &[1, 16]),
     Grid::new(Cache::Hot, &[YOUNG, OLD], 512, &[0, 1, 16]),
     Grid::new(Cache::Hot, &[YOUNG, OLD], WHOLE_SLOT, &[0, 1]),
+    Grid::new(Cache::Swept, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
+    Grid::new(Cache::Swept, &[YOUNG, OLD], 64, &SWEPT_CHAINS).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 16]),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1, 16]),
     Grid::new(
@@ -247,6 +257,7 @@ fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32, range_pages: u64) -> u64 
             let fits = (1_u64 << fits.ilog2()).clamp(HOT_GFNS.0, HOT_GFNS.1);
             fits.max(range_pages)
         }
+        Cache::Swept => SWEPT_GFNS,
         Cache::Cold => {
             let needed = COLD_BYTES.min(plan.caches.llc_bytes * 2).div_ceil(each);
             needed.next_multiple_of(SEGMENTS * HOT_GFNS.0.max(range_pages))
@@ -342,7 +353,7 @@ impl Measure for WalkCell {
             let timing = Timing {
                 op,
                 young_share: self.young_share,
-                repeatable: self.cache == Cache::Hot
+                repeatable: self.cache != Cache::Cold
                     && (op == Op::TestAge || self.young_share == 0.0),
             };
             let reading = self

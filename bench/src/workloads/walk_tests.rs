@@ -80,7 +80,7 @@ fn huge_pages_are_walked_under_every_scheme_that_maps_them() {
 }
 
 #[test]
-fn hot_sets_fit_the_l2_and_cold_sets_are_large() {
+fn hot_sets_fit_the_l2_swept_ones_are_the_guests_and_cold_ones_are_large() {
     let plan = small_plan(&[1, 16]);
     for cell in Walk.cells(&plan).unwrap() {
         let bytes = cell.params.working_set_bytes.unwrap();
@@ -89,6 +89,7 @@ fn hot_sets_fit_the_l2_and_cold_sets_are_large() {
                 let floor = HOT_GFNS.0 * vm::walked_bytes_per_gfn(cell.params.chain_len.unwrap());
                 assert!(bytes <= (plan.caches.l2_bytes / 2).max(floor));
             }
+            Cache::Swept => assert_eq!(cell.params.slot_pages, Some(SWEPT_GFNS)),
             Cache::Cold => assert!(bytes >= COLD_BYTES.min(2 * plan.caches.llc_bytes)),
         }
     }

@@ -4,9 +4,11 @@
 //! Only what a profile holds is told apart; a part that it does not tell apart
 //! is missing with the reason, and never guessed.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::{Point, Row};
+use super::Row;
 use crate::{
     Observed, ResultFile,
     schema::{Cache, CallbackKind, CallbackRecord, ChainLen, Record},
@@ -32,11 +34,9 @@ pub struct Saving {
     pub kind: CallbackKind,
     /// The scheme.
     pub scheme: String,
-    /// Synthetic time more than the kernel's own scheme with hot caches, and
-    /// half of its 95 % interval, nanoseconds.
-    pub hot_ns: Option<(f64, f64)>,
-    /// The same with cold caches.
-    pub cold_ns: Option<(f64, f64)>,
+    /// By cache state: synthetic time more than the kernel's own scheme, and half of
+    /// its 95 % interval, nanoseconds.
+    pub ns: BTreeMap<Cache, (f64, f64)>,
     /// Mean time of the real callbacks it is held against, nanoseconds.
     pub real_ns: f64,
 }
@@ -204,7 +204,7 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
             .iter()
             .filter(|r| r.kind == row.kind && r.scheme == row.scheme)
             .filter_map(|r| {
-                let of_own = |o: &&Row| o.kind == r.kind && o.scheme == own && o.band == r.band;
+                let of_own = |o: &&Row| o.scheme == own && o.is_beside(r);
                 Some((r, rows.iter().find(of_own)?))
             })
             .collect();
@@ -213,8 +213,10 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
         found.push(Saving {
             kind: row.kind,
             scheme: row.scheme.clone(),
-            hot_ns: difference(&pairs, Cache::Hot),
-            cold_ns: difference(&pairs, Cache::Cold),
+            ns: Cache::ALL
+                .into_iter()
+                .filter_map(|cache| Some((cache, difference(&pairs, cache)?)))
+                .collect(),
             real_ns: pairs.iter().map(|(r, _)| real(r)).sum::<f64>() / callbacks.max(1) as f64,
         });
     }
@@ -222,15 +224,9 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
 }
 
 fn difference(pairs: &[(&Row, &Row)], cache: Cache) -> Option<(f64, f64)> {
-    let point = |row: &Row| -> Option<Point> {
-        match cache {
-            Cache::Hot => row.hot.clone(),
-            Cache::Cold => row.cold.clone(),
-        }
-    };
     let (mut weight, mut sum, mut squares) = (0.0, 0.0, 0.0);
     for (row, own) in pairs {
-        let (Some(a), Some(b)) = (point(row), point(own)) else {
+        let (Some(a), Some(b)) = (row.at(cache), own.at(cache)) else {
             continue;
         };
         let half = a.half_width_ns()?.hypot(b.half_width_ns()?);
@@ -275,39 +271,35 @@ pub(super) fn parts_table(parts: &[Part]) -> Table {
 
 /// The changes as a table.
 pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
+    let seen = |cache: &Cache| changes.iter().any(|c| c.ns.contains_key(cache));
+    let caches: Vec<Cache> = Cache::ALL.into_iter().filter(seen).collect();
+    let mut columns = vec![Column::text("callback"), Column::text("scheme")];
+    columns.extend(caches.iter().map(|c| Column::number(format!("{c} (ns)"))));
+    columns.push(Column::number("of (ns)"));
     let mut table = Table::new(
         "What each scheme could save or add per real callback",
-        vec![
-            Column::text("callback"),
-            Column::text("scheme"),
-            Column::number("hot (ns)"),
-            Column::number("cold (ns)"),
-            Column::number("of (ns)"),
-        ],
+        columns,
     );
     for change in changes {
-        let shown = |difference: Option<(f64, f64)>| match difference {
+        let shown = |difference: Option<&(f64, f64)>| match difference {
             None => "-".to_owned(),
-            Some((ns, half)) if ns.abs() <= half => "~".to_owned(),
+            Some((ns, half)) if ns.abs() <= *half => "~".to_owned(),
             Some((ns, half)) => {
                 let share = ns * 100.0 / change.real_ns.max(f64::MIN_POSITIVE);
                 format!("{ns:+.1} ±{half:.1} ({share:+.1} %)")
             }
         };
-        table.row(vec![
-            change.kind.to_string(),
-            change.scheme.clone(),
-            shown(change.hot_ns),
-            shown(change.cold_ns),
-            format!("{:.0}", change.real_ns),
-        ]);
+        let mut row = vec![change.kind.to_string(), change.scheme.clone()];
+        row.extend(caches.iter().map(|cache| shown(change.ns.get(cache))));
+        row.push(format!("{:.0}", change.real_ns));
+        table.row(row);
     }
     if !table.is_empty() {
         table.note(format!(
-            "hot, cold: synthetic time of the scheme less that of {}, what the kernel does, over \
-             the recorded chain lengths, ± half of the 95 % interval; in brackets as a share of \
-             the real callback (of). ~: the interval includes no change. It is the uncontended \
-             walk: what waiting for a lock costs is in neither side.",
+            "Synthetic time of the scheme less that of {}, what the kernel does, by the state of \
+             the caches, over the recorded ranges and chain lengths, ± half of the 95 % interval; \
+             in brackets as a share of the real callback (of). ~: the interval includes no change. \
+             It is the uncontended walk: what waiting for a lock costs is in neither side.",
             own.unwrap_or("the kernel's own scheme")
         ));
     }

@@ -1,35 +1,38 @@
 //! Synthetic beside real.
 //!
-//! The two sides meet in a row of one callback kind, chain length and scheme.
-//! The synthetic side times one callback over one gfn (`synthetic.rs`), with
-//! hot and with cold caches; the real side (`real.rs`) is the mean cost of a
+//! The two sides meet in a row of one callback kind, range, chain length and scheme.
+//! The synthetic side times one callback (`synthetic.rs`) in up to three states of
+//! the caches; the real side (`real.rs`) is the mean cost of a
 //! callback of the kernel and the part of it that is spent in the rmap walk.
 //! Only the walk has a synthetic counterpart: the rest of a real callback is
 //! the notifier list, SRCU and the memslot lookup, which no scheme changes.
 //! A figure that one side does not have is a dash, never an estimate.
 
 mod gap;
-mod marginal;
+mod model;
+mod profiles;
 mod real;
 mod records;
 mod runs;
 mod synthetic;
+mod tables;
 
 pub use gap::{Part, Saving};
-pub use marginal::{Marginal, Side};
+pub use model::{CostModel, Fitted, Side, TITLE as MODELS};
+pub use profiles::{Figure, Measure, ProfileChange, ProfileComparison, compare_profiles};
 pub use real::costs as real_costs;
 pub use real::{Band, RealCost};
 pub use records::cost_records;
 pub use runs::{Change, NotComparable, RunComparison, check_host, compare_runs};
 pub use synthetic::{Curve, Point};
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::{
     ResultFile,
     schema::{Cache, CallbackKind, Host, Op, Record, ResultKind},
-    stats::SampledMean,
-    table::{Column, Table, count, figure, with_interval},
 };
 
 /// Shares of young SPTEs on the synthetic side.
@@ -93,30 +96,37 @@ pub enum CompareError {
     },
 }
 
-/// One callback kind, chain length and scheme.
+/// One callback kind, range, chain length and scheme.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Which callback.
     pub kind: CallbackKind,
+    /// Pages of the range; the mean where they differ.
+    pub pages: f64,
     /// The chain lengths the row is about.
     pub band: Band,
     /// The scheme of the synthetic side.
     pub scheme: String,
-    /// Synthetic cost of a callback with hot caches.
-    pub hot: Option<Point>,
-    /// Synthetic cost of a callback with cold caches.
-    pub cold: Option<Point>,
+    /// Synthetic cost of a callback, by the state of the caches.
+    pub synthetic: BTreeMap<Cache, Point>,
     /// The real side.
     pub real: RealCost,
 }
 
 impl Row {
+    /// The synthetic cost in a state of the caches.
+    pub fn at(&self, cache: Cache) -> Option<&Point> {
+        self.synthetic.get(&cache)
+    }
+
+    /// Whether two rows are of the same real callbacks.
+    fn is_beside(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.pages == other.pages && self.band == other.band
+    }
+
     /// Real walk cost over the synthetic one, with its interval.
     pub fn ratio(&self, cache: Cache) -> Option<(f64, (f64, f64))> {
-        let point = match cache {
-            Cache::Hot => self.hot.as_ref(),
-            Cache::Cold => self.cold.as_ref(),
-        }?;
+        let point = self.at(cache)?;
         let walk = self.real.walk?;
         if point.ns <= 0.0 || walk.mean_ns <= 0.0 {
             return None;
@@ -147,8 +157,10 @@ pub struct Comparison {
     pub rate_hz: Option<f64>,
     /// Real callbacks at chain lengths too rare for a mean.
     pub callbacks_left_out: u64,
-    /// What one more SPTE on a chain costs, on each side.
-    pub marginal: Vec<Marginal>,
+    /// Real callbacks over ranges or chains that no synthetic cell covers.
+    pub callbacks_alone: u64,
+    /// A cost model of each side.
+    pub models: Vec<CostModel>,
     /// Where the time of a real callback goes.
     pub parts: Vec<Part>,
     /// What each scheme could save or add.
@@ -184,27 +196,31 @@ pub fn compare(
     curves.extend(synthetic::curves(bench, young.test, Op::TestAge));
     let costs = real::costs(profile);
     let mut rows = Vec::new();
-    let mut callbacks_left_out = 0;
+    let (mut callbacks_left_out, mut callbacks_alone) = (0, 0);
     for (kind, band, real) in &costs {
         if !real.is_supported() {
             callbacks_left_out += real.callbacks;
             continue;
         }
+        let before = rows.len();
         for curve in curves.iter().filter(|c| c.op == synthetic::op_of(*kind)) {
-            let hot = curve.at(Cache::Hot, band.mean_len);
-            let cold = curve.at(Cache::Cold, band.mean_len);
-            if hot.is_none() && cold.is_none() {
+            let pages = real.mean_pages();
+            let of_state = |cache| Some((cache, curve.at(cache, pages, band.mean_len)?));
+            let synthetic: BTreeMap<_, _> = Cache::ALL.into_iter().filter_map(of_state).collect();
+            if synthetic.is_empty() {
                 continue;
             }
-            let (band, real) = (band.clone(), real.clone());
             rows.push(Row {
                 kind: *kind,
-                band,
+                pages,
+                band: band.clone(),
                 scheme: curve.scheme.clone(),
-                hot,
-                cold,
-                real,
+                synthetic,
+                real: real.clone(),
             });
+        }
+        if rows.len() == before {
+            callbacks_alone += real.callbacks;
         }
     }
     if rows.is_empty() {
@@ -226,12 +242,13 @@ pub fn compare(
         profile_host: profile.context.host.clone(),
         young,
         kernel_scheme: kernel_scheme(&profile.context.host),
-        marginal: marginal::fit(&rows),
+        models: model::fit(&rows, &curves),
         parts: gap::parts(profile, &rows),
         changes: gap::changes(&rows, kernel_scheme(&profile.context.host)),
         rows,
         rate_hz: real::rate_hz(profile),
         callbacks_left_out,
+        callbacks_alone,
     })
 }
 
@@ -276,130 +293,10 @@ impl Comparison {
             return;
         }
         self.rows.retain(|row| names.contains(&row.scheme));
-        self.marginal = marginal::fit(&self.rows);
+        self.models.retain(|model| match &model.side {
+            Side::Real => true,
+            Side::Synthetic(scheme, _) => names.contains(scheme),
+        });
         self.changes.retain(|change| names.contains(&change.scheme));
     }
-
-    /// One table per callback kind; what their columns mean stands below the
-    /// last.
-    pub fn tables(&self) -> Vec<Table> {
-        let mut kinds: Vec<CallbackKind> = self.rows.iter().map(|r| r.kind).collect();
-        kinds.dedup();
-        let mut tables: Vec<Table> = kinds.into_iter().map(|kind| self.table(kind)).collect();
-        let others = [
-            marginal::table(&self.marginal),
-            gap::parts_table(&self.parts),
-            gap::changes_table(&self.changes, self.kernel_scheme),
-        ];
-        tables.extend(others.into_iter().filter(|table| !table.is_empty()));
-        if let Some(last) = tables.last_mut() {
-            self.notes().into_iter().for_each(|note| last.note(note));
-        }
-        tables
-    }
-
-    fn table(&self, kind: CallbackKind) -> Table {
-        let mut table = Table::new(
-            format!("{kind}: one callback, synthetic beside real"),
-            vec![
-                Column::text("SPTEs"),
-                Column::text("scheme"),
-                Column::number("hot (ns)"),
-                Column::number("cold (ns)"),
-                Column::number("hot/SPTE"),
-                Column::number("real (ns)"),
-                Column::number("rmap part (ns)"),
-                Column::number("part/SPTE"),
-                Column::number("part/hot"),
-                Column::number("part/cold"),
-                Column::number("callbacks"),
-                Column::number("samples"),
-            ],
-        );
-        for row in self.rows.iter().filter(|r| r.kind == kind) {
-            table.row(self.cells(row));
-        }
-        table
-    }
-
-    fn cells(&self, row: &Row) -> Vec<String> {
-        let mark = if Some(row.scheme.as_str()) == self.kernel_scheme {
-            " *"
-        } else {
-            ""
-        };
-        let per_spte = |ns: f64| match row.band.mean_len {
-            len if len > 0.0 => figure(ns / len),
-            _ => dash(),
-        };
-        let ratio = |cache| {
-            row.ratio(cache)
-                .map_or_else(dash, |(r, i)| with_interval(r, Some(i)))
-        };
-        vec![
-            row.band.to_string(),
-            format!("{}{mark}", row.scheme),
-            row.hot.as_ref().map_or_else(dash, Point::to_string),
-            row.cold.as_ref().map_or_else(dash, Point::to_string),
-            row.hot.as_ref().map_or_else(dash, |p| per_spte(p.ns)),
-            sampled(row.real.total),
-            sampled(row.real.walk),
-            row.real.walk.map_or_else(dash, |w| per_spte(w.mean_ns)),
-            ratio(Cache::Hot),
-            ratio(Cache::Cold),
-            count(row.real.callbacks),
-            row.real.samples.map_or_else(dash, count),
-        ]
-    }
-
-    fn notes(&self) -> Vec<String> {
-        let mut notes = vec![format!(
-            "SPTEs: chain length seen at the callback; a range is shown with its mean. hot, cold: \
-             median time of one synthetic callback over one gfn, {:.0} % of SPTEs young ({:.0} % for \
-             test_young), ± half of its 95 % interval. real: mean time of a real callback; rmap part: its time inside \
-             kvm_age_gfn or kvm_test_age_gfn; both ± half of the 95 % interval. part/hot, \
-             part/cold: real rmap part over synthetic callback.",
-            self.young.clear * 100.0,
-            self.young.test * 100.0
-        )];
-        if let Some(row) = self.rows.first() {
-            let rate = self
-                .rate_hz
-                .map_or_else(String::new, |hz| format!(", {hz:.0} Hz per CPU"));
-            notes.push(format!(
-                "real side measured by {}{rate}.",
-                row.real.mechanism
-            ));
-        }
-        if self.callbacks_left_out > 0 {
-            notes.push(format!(
-                "{} real callbacks at chain lengths too rare for a mean are left out.",
-                count(self.callbacks_left_out)
-            ));
-        }
-        if let Some(scheme) = self.kernel_scheme
-            && self.rows.iter().any(|row| row.scheme == scheme)
-        {
-            notes.push(format!("* {scheme} is what the recorded kernel does."));
-        }
-        if self.bench_host.label == self.profile_host.label {
-            notes.push(format!("host of both sides: {}.", self.bench_host.label));
-        } else {
-            notes.push(format!("synthetic host: {}.", self.bench_host.label));
-            notes.push(format!("recorded host: {}.", self.profile_host.label));
-            notes.push("two hosts: absolute times do not compare.".to_owned());
-        }
-        notes.extend(self.profile_host.unusual.iter().map(|u| format!("{u}.")));
-        notes
-    }
-}
-
-fn dash() -> String {
-    "-".to_owned()
-}
-
-fn sampled(mean: Option<SampledMean>) -> String {
-    mean.map_or_else(dash, |m| {
-        with_interval(m.mean_ns, Some((m.low_ns, m.high_ns)))
-    })
 }

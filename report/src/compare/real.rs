@@ -1,4 +1,4 @@
-//! The real side: mean cost of a callback by kind and chain length, pooled
+//! The real side: mean cost of a callback by kind, range and chain length, pooled
 //! over runs, VMs and callers.
 
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ pub struct RealCost {
     pub callbacks: u64,
     /// Pages of their ranges.
     pub pages: u64,
+    /// Whether the ranges are longer than one page.
+    pub several_pages: bool,
     /// Timer samples in them, where sampled.
     pub samples: Option<u64>,
     /// Mean time of a callback: at sampling rate zero where several rates tell
@@ -79,6 +81,11 @@ pub struct RealCost {
 }
 
 impl RealCost {
+    /// Mean pages of a callback's range.
+    pub fn mean_pages(&self) -> f64 {
+        self.pages as f64 / self.callbacks.max(1) as f64
+    }
+
     /// Whether there are enough samples, or calls, for a mean that says
     /// something.
     pub fn is_supported(&self) -> bool {
@@ -170,7 +177,7 @@ impl Sums {
         sampled >= SAMPLES_FOR_OWN_ROW || exact >= CALLS_FOR_OWN_ROW
     }
 
-    fn cost(&self) -> RealCost {
+    fn cost(&self, several_pages: bool) -> RealCost {
         const NOTHING: (Option<SampledMean>, Option<SampledMean>) = (None, None);
         let (raw, rate_zero, mechanism) = if let Some(exact) = &self.exact {
             let mechanism = "fentry and fexit on every callback".to_owned();
@@ -188,6 +195,7 @@ impl Sums {
         RealCost {
             callbacks: self.callbacks,
             pages: self.pages,
+            several_pages,
             samples: self.sampled.as_ref().map(SampleSums::samples),
             total,
             walk,
@@ -291,32 +299,39 @@ pub(super) fn rate_hz(profile: &ResultFile) -> Option<f64> {
     Some(rates.iter().sum::<f64>() / rates.len() as f64)
 }
 
-/// Mean costs by kind and chain length: a row of its own for each length that
-/// was sampled often enough, bands for the rest.
-pub fn costs(profile: &ResultFile) -> Vec<(CallbackKind, Band, RealCost)> {
-    costs_of(&profile.records)
+/// SPTEs on the chain of one gfn of the callback's range: where each callback is
+/// measured a record holds those of the whole range.
+fn chain_of_a_gfn(record: &CallbackRecord) -> Option<u32> {
+    let ChainLen::Exact(len) = record.chain_len else {
+        return None;
+    };
+    if !record.several_pages || record.latency.value().is_none() || record.pages == 0 {
+        return Some(len);
+    }
+    let pages = record.pages as f64 / record.callbacks.max(1) as f64;
+    Some((f64::from(len) / pages).round() as u32)
 }
 
-/// As [`costs`], of records.
-pub(super) fn costs_of(records: &[Record]) -> Vec<(CallbackKind, Band, RealCost)> {
-    let mut exact: BTreeMap<(CallbackKind, u32), Sums> = BTreeMap::new();
+/// Callbacks of one kind, over one page or several.
+pub(super) type Group = (CallbackKind, bool);
+
+/// The chain lengths that get a row, each with the sums over its callbacks: one of
+/// its own for each that was sampled often enough, bands for the rest.
+fn banded<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<(Group, Band, Sums)> {
+    let mut cells: BTreeMap<(Group, u32), Sums> = BTreeMap::new();
     for record in records {
-        // A synthetic callback is over one gfn.
         if let Record::Callbacks(record) = record
-            && !record.several_pages
-            && let ChainLen::Exact(len) = record.chain_len
+            && let Some(len) = chain_of_a_gfn(record)
         {
-            exact
-                .entry((record.kind, len))
-                .or_default()
-                .add(len, record);
+            let group = (record.kind, record.several_pages);
+            cells.entry((group, len)).or_default().add(len, record);
         }
     }
-    let mut rows: Vec<(CallbackKind, Band, Sums)> = Vec::new();
-    for ((kind, len), sums) in exact {
+    let mut rows: Vec<(Group, Band, Sums)> = Vec::new();
+    for ((group, len), sums) in cells {
         let start = BANDS.iter().rev().copied().find(|b| *b <= len).unwrap_or(0);
-        let pooled = rows.iter_mut().find(|(k, band, s)| {
-            *k == kind && band.first >= start && band.last < len && !s.earns_own_row()
+        let pooled = rows.iter_mut().find(|(g, band, s)| {
+            *g == group && band.first >= start && band.last < len && !s.earns_own_row()
         });
         match pooled {
             Some((_, band, pool)) if !sums.earns_own_row() => {
@@ -330,12 +345,63 @@ pub(super) fn costs_of(records: &[Record]) -> Vec<(CallbackKind, Band, RealCost)
                     last: len,
                     mean_len: f64::from(len),
                 };
-                rows.push((kind, band, sums));
+                rows.push((group, band, sums));
             }
         }
     }
-    rows.into_iter()
-        .filter(|(_, _, sums)| sums.callbacks > 0)
-        .map(|(kind, band, sums)| (kind, band, sums.cost()))
+    rows.retain(|(_, _, sums)| sums.callbacks > 0);
+    rows
+}
+
+/// Mean costs by kind, range and chain length. Callbacks over several pages have rows
+/// of their own behind those over one.
+pub fn costs(profile: &ResultFile) -> Vec<(CallbackKind, Band, RealCost)> {
+    costs_of(&profile.records)
+}
+
+/// As [`costs`], of records.
+pub(super) fn costs_of(records: &[Record]) -> Vec<(CallbackKind, Band, RealCost)> {
+    let rows = banded(records.iter()).into_iter();
+    rows.map(|((kind, several), band, sums)| (kind, band, sums.cost(several)))
         .collect()
+}
+
+/// The groups and bands of two profiles together.
+pub(super) fn common_bands(a: &ResultFile, b: &ResultFile) -> Vec<(Group, Band)> {
+    let rows = banded(a.records.iter().chain(&b.records)).into_iter();
+    rows.map(|(group, band, _)| (group, band)).collect()
+}
+
+/// The cost of a group's callbacks at the lengths of a band; in one run or in all.
+pub(super) fn cost_in(
+    profile: &ResultFile,
+    group: Group,
+    band: &Band,
+    run: Option<u32>,
+) -> RealCost {
+    let mut sums = Sums::default();
+    for record in callbacks_in(profile, group, band, run) {
+        sums.add(chain_of_a_gfn(record).unwrap_or(0), record);
+    }
+    sums.cost(group.1)
+}
+
+/// The records of a group's callbacks at the lengths of a band.
+pub(super) fn callbacks_in<'a>(
+    profile: &'a ResultFile,
+    (kind, several): Group,
+    band: &Band,
+    run: Option<u32>,
+) -> impl Iterator<Item = &'a CallbackRecord> {
+    let lengths = band.first..=band.last;
+    let records = profile.records.iter().filter_map(|record| match record {
+        Record::Callbacks(record) => Some(&**record),
+        _ => None,
+    });
+    records.filter(move |record| {
+        record.kind == kind
+            && record.several_pages == several
+            && run.is_none_or(|run| record.run == run)
+            && chain_of_a_gfn(record).is_some_and(|len| lengths.contains(&len))
+    })
 }

@@ -7,10 +7,11 @@ use crate::{
     stats::SampledMean,
 };
 
-/// The costs that records of callbacks add up to, as records of `run`.
+/// The costs that records of callbacks over one page add up to, as records of `run`.
 pub fn cost_records(records: &[Record], run: u32) -> Vec<CostRecord> {
     let costs = costs_of(records).into_iter();
     costs
+        .filter(|(_, _, cost)| !cost.several_pages)
         .map(|(kind, band, cost)| cost_record(run, kind, &band, &cost))
         .collect()
 }

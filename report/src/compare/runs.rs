@@ -19,13 +19,28 @@ use crate::{
 /// Why two runs are not compared.
 #[derive(Debug, thiserror::Error)]
 pub enum NotComparable {
-    /// A file holds no bench run.
-    #[error("{path} is a {found} result: a bench run is compared with a bench run")]
+    /// A file is of another kind than the one it is compared with.
+    #[error("{path} is a {found} result: a {wanted} result is compared with a {wanted} result")]
     Kind {
         /// The file.
         path: std::path::PathBuf,
         /// What it is.
         found: ResultKind,
+        /// What was needed.
+        wanted: ResultKind,
+    },
+    /// Two profiles were measured in different ways.
+    #[error(
+        "{base} was measured by {there}, the other profile by {here}: their times do not compare; \
+         record both in the same way"
+    )]
+    Mechanism {
+        /// The older profile.
+        base: std::path::PathBuf,
+        /// What measured it.
+        there: String,
+        /// What measured the newer one.
+        here: String,
     },
     /// The runs are of two hosts, or of one that was changed.
     #[error(
@@ -44,8 +59,8 @@ pub enum NotComparable {
     },
     /// No cell is in both.
     #[error(
-        "{base} and {new} have no cell in common: run the same workloads, schemes and scale \
-         (the baseline's command was: {command})"
+        "{base} and {new} have nothing in common that both measured often enough: make them in \
+         the same way (the baseline's command was: {command})"
     )]
     NothingInCommon {
         /// The older run.
@@ -124,7 +139,7 @@ pub struct RunComparison {
 pub fn check_host(base: &ResultFile, here: &Context) -> Result<(), NotComparable> {
     if base.context.kind != ResultKind::Bench {
         let (path, found) = (base.path.clone(), base.context.kind);
-        return Err(NotComparable::Kind { path, found });
+        return Err(bench_is_wanted(path, found));
     }
     let lock = |context: &Context| context.mmu_lock.clone().unwrap_or_default();
     let locks = ("mmu_lock", lock(&base.context), lock(here));
@@ -167,7 +182,7 @@ pub fn check_host(base: &ResultFile, here: &Context) -> Result<(), NotComparable
 pub fn compare_runs(base: &ResultFile, new: &ResultFile) -> Result<RunComparison, NotComparable> {
     if new.context.kind != ResultKind::Bench {
         let (path, found) = (new.path.clone(), new.context.kind);
-        return Err(NotComparable::Kind { path, found });
+        return Err(bench_is_wanted(path, found));
     }
     check_host(base, &new.context)?;
     let (old, cells) = (cells(base), cells(new));
@@ -185,6 +200,14 @@ pub fn compare_runs(base: &ResultFile, new: &ResultFile) -> Result<RunComparison
     }
     let only_one = old.len() + cells.len() - 2 * changes.len();
     Ok(RunComparison { changes, only_one })
+}
+
+fn bench_is_wanted(path: std::path::PathBuf, found: ResultKind) -> NotComparable {
+    NotComparable::Kind {
+        path,
+        found,
+        wanted: ResultKind::Bench,
+    }
 }
 
 fn cells(file: &ResultFile) -> Vec<&BenchRecord> {

@@ -1,5 +1,5 @@
-//! The synthetic side: cost of one callback against chain length, per scheme
-//! and operation.
+//! The synthetic side: cost of one callback against chain length and range, per
+//! scheme and operation.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,13 @@ use crate::{
 
 /// The workload whose cells are compared.
 const WORKLOAD: &str = "walk";
-/// The metric of those cells.
-const METRIC: &str = "ns_per_callback";
 
 /// The operation a real callback corresponds to.
 pub(super) const fn op_of(kind: CallbackKind) -> Op {
     if kind.clears() { Op::Age } else { Op::TestAge }
 }
 
-/// A synthetic cost at one chain length.
+/// A synthetic cost at one chain length and range.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Point {
     /// Median cost of a callback, nanoseconds.
@@ -31,7 +29,7 @@ pub struct Point {
     pub ci95_ns: Option<(f64, f64)>,
     /// Rounds.
     pub n: u32,
-    /// Whether the cost lies on the line between two measured chain lengths.
+    /// Whether the cost lies on the line between two that were measured.
     pub interpolated: bool,
 }
 
@@ -57,6 +55,27 @@ impl Point {
     pub fn half_width_ns(&self) -> Option<f64> {
         self.ci95_ns.map(|(low, high)| (high - low) / 2.0)
     }
+
+    /// The point at `x`: one of `points`, or on the line between the two around it;
+    /// `None` outside of them.
+    fn between(points: &[(f64, Self)], x: f64) -> Option<Self> {
+        let line = |of: &dyn Fn(&Self) -> f64| {
+            let line: Vec<(f64, f64)> = points.iter().map(|(x, p)| (*x, of(p))).collect();
+            stats::interpolate(&line, x)
+        };
+        let ns = line(&|p| p.ns)?;
+        if let Some((_, point)) = points.iter().find(|(at, _)| *at == x) {
+            return Some(point.clone());
+        }
+        let low = line(&|p| p.ci95_ns.map_or(f64::NAN, |i| i.0)).filter(|v| v.is_finite());
+        let high = line(&|p| p.ci95_ns.map_or(f64::NAN, |i| i.1)).filter(|v| v.is_finite());
+        Some(Self {
+            ns,
+            ci95_ns: low.zip(high),
+            n: points.iter().map(|(_, p)| p.n).min().unwrap_or(0),
+            interpolated: true,
+        })
+    }
 }
 
 impl std::fmt::Display for Point {
@@ -65,73 +84,77 @@ impl std::fmt::Display for Point {
     }
 }
 
-/// Cost against chain length of one scheme and operation.
+/// Costs by pages of the range, then by chain length.
+type Costs = BTreeMap<u64, BTreeMap<u32, Point>>;
+
+/// Cost of one scheme and operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     /// The scheme.
     pub scheme: String,
     /// The operation.
     pub op: Op,
-    hot: BTreeMap<u32, Point>,
-    cold: BTreeMap<u32, Point>,
+    states: BTreeMap<Cache, Costs>,
 }
 
 impl Curve {
     /// The curve of callbacks of which a share costs as on this curve and the
-    /// rest as on `other`. Lengths that one side does not cover are left out.
+    /// rest as on `other`. What one side does not cover is left out.
     fn mixed_with(&self, other: &Self, share: f64) -> Self {
-        let mix = |cache, points: &BTreeMap<u32, Point>| {
-            let mixed = points.iter().filter_map(|(len, point)| {
-                let old = other.at(cache, f64::from(*len))?;
-                Some((*len, point.mixed_with(&old, share)))
-            });
-            mixed.collect()
-        };
+        let mut states: BTreeMap<Cache, Costs> = BTreeMap::new();
+        for (cache, pages, len, point) in self.measured() {
+            if let Some(old) = other.on_range(cache, pages, f64::from(len)) {
+                let costs = states.entry(cache).or_default().entry(pages).or_default();
+                costs.insert(len, point.mixed_with(&old, share));
+            }
+        }
         Self {
             scheme: self.scheme.clone(),
             op: self.op,
-            hot: mix(Cache::Hot, &self.hot),
-            cold: mix(Cache::Cold, &self.cold),
+            states,
         }
     }
 
-    /// The measured chain lengths and their costs.
-    pub fn points(&self, cache: Cache) -> impl Iterator<Item = (u32, &Point)> {
-        let points = match cache {
-            Cache::Hot => &self.hot,
-            Cache::Cold => &self.cold,
-        };
-        points.iter().map(|(len, point)| (*len, point))
-    }
-
-    /// The cost at a chain length: measured there, or on the line between the
-    /// measured lengths around it; `None` outside of them.
-    pub fn at(&self, cache: Cache, len: f64) -> Option<Point> {
-        let points = match cache {
-            Cache::Hot => &self.hot,
-            Cache::Cold => &self.cold,
-        };
-        let line = |f: &dyn Fn(&Point) -> f64| {
-            let line: Vec<(f64, f64)> = points.iter().map(|(l, p)| (f64::from(*l), f(p))).collect();
-            stats::interpolate(&line, len)
-        };
-        let ns = line(&|p| p.ns)?;
-        let exact = points
-            .iter()
-            .find(|(l, _)| f64::from(**l) == len)
-            .map(|(_, p)| p);
-        if let Some(point) = exact {
-            return Some(point.clone());
-        }
-        let low = line(&|p| p.ci95_ns.map_or(f64::NAN, |i| i.0)).filter(|v| v.is_finite());
-        let high = line(&|p| p.ci95_ns.map_or(f64::NAN, |i| i.1)).filter(|v| v.is_finite());
-        let n = points.values().map(|p| p.n).min().unwrap_or(0);
-        Some(Point {
-            ns,
-            ci95_ns: low.zip(high),
-            n,
-            interpolated: true,
+    fn measured(&self) -> impl Iterator<Item = (Cache, u64, u32, &Point)> {
+        let states = self.states.iter();
+        states.flat_map(|(cache, costs)| {
+            costs.iter().flat_map(|(pages, points)| {
+                let points = points.iter();
+                points.map(|(len, point)| (*cache, *pages, *len, point))
+            })
         })
+    }
+
+    /// The measured chain lengths and their costs over one page.
+    pub fn points(&self, cache: Cache) -> impl Iterator<Item = (u32, &Point)> {
+        let costs = self.states.get(&cache).and_then(|costs| costs.get(&1));
+        costs.into_iter().flatten().map(|(len, p)| (*len, p))
+    }
+
+    /// The ranges measured in this state, pages.
+    pub fn ranges(&self, cache: Cache) -> Vec<u64> {
+        let costs = self.states.get(&cache);
+        costs.map_or_else(Vec::new, |costs| costs.keys().copied().collect())
+    }
+
+    fn on_range(&self, cache: Cache, pages: u64, len: f64) -> Option<Point> {
+        let points = self.states.get(&cache)?.get(&pages)?;
+        let points: Vec<_> = points
+            .iter()
+            .map(|(len, point)| (f64::from(*len), point.clone()))
+            .collect();
+        Point::between(&points, len)
+    }
+
+    /// The cost of a callback over a range at a chain length: measured there, or on
+    /// the line between what was measured around it; `None` outside.
+    pub fn at(&self, cache: Cache, pages: f64, len: f64) -> Option<Point> {
+        let costs = self.states.get(&cache)?;
+        let points: Vec<_> = costs
+            .keys()
+            .filter_map(|pages| Some((*pages as f64, self.on_range(cache, *pages, len)?)))
+            .collect();
+        Point::between(&points, pages)
     }
 }
 
@@ -139,17 +162,14 @@ impl Curve {
 /// schemes first appear: as measured at that share, or mixed from all young and
 /// all old.
 pub(super) fn curves(bench: &ResultFile, young_share: f64, op: Op) -> Vec<Curve> {
-    let measured = measured(bench, young_share, op);
-    if measured
+    let curves = measured(bench, young_share, op);
+    if curves
         .iter()
-        .any(|curve| curve.hot.keys().chain(curve.cold.keys()).any(|l| *l > 0))
+        .any(|curve| curve.measured().any(|(_, _, len, _)| len > 0))
     {
-        return measured;
+        return curves;
     }
-    let (young, old) = (
-        self::measured(bench, 1.0, op),
-        self::measured(bench, 0.0, op),
-    );
+    let (young, old) = (measured(bench, 1.0, op), measured(bench, 0.0, op));
     let pairs = young.iter().filter_map(|y| {
         let old = old.iter().find(|o| o.scheme == y.scheme)?;
         Some(y.mixed_with(old, young_share))
@@ -166,38 +186,29 @@ fn measured(bench: &ResultFile, young_share: f64, op: Op) -> Vec<Curve> {
         if cell.op != op {
             continue;
         }
-        let Some((len, cache, point)) = point(cell, young_share) else {
+        let Some((cache, pages, len, point)) = point(cell, young_share) else {
             continue;
         };
-        let known = curves
-            .iter()
-            .position(|c| c.scheme == cell.scheme && c.op == cell.op);
+        let known = curves.iter().position(|c| c.scheme == cell.scheme);
         let index = known.unwrap_or_else(|| {
-            let scheme = cell.scheme.clone();
             curves.push(Curve {
-                scheme,
-                op: cell.op,
-                hot: BTreeMap::new(),
-                cold: BTreeMap::new(),
+                scheme: cell.scheme.clone(),
+                op,
+                states: BTreeMap::new(),
             });
             curves.len() - 1
         });
-        let side = match cache {
-            Cache::Hot => &mut curves[index].hot,
-            Cache::Cold => &mut curves[index].cold,
-        };
-        side.insert(len, point);
+        let costs = curves[index].states.entry(cache).or_default();
+        costs.entry(pages).or_default().insert(len, point);
     }
     curves
 }
 
-/// The cell's chain length, cache state and cost, if it is one of those that
-/// a single real callback can be held against.
-fn point(cell: &BenchRecord, young_share: f64) -> Option<(u32, Cache, Point)> {
+/// The cell's cache state, range, chain length and cost, if it is one of those that
+/// a real callback can be held against.
+fn point(cell: &BenchRecord, young_share: f64) -> Option<(Cache, u64, u32, Point)> {
     let params = &cell.params;
     let comparable = cell.workload == WORKLOAD
-        && cell.metric == METRIC
-        && params.range_pages.is_none_or(|p| p == 1)
         && params.level.is_none_or(|l| l == 1)
         && (params.chain_len == Some(0)
             || params
@@ -206,12 +217,20 @@ fn point(cell: &BenchRecord, young_share: f64) -> Option<(u32, Cache, Point)> {
     if !comparable {
         return None;
     }
+    let pages = params.range_pages.unwrap_or(1);
+    let times = match cell.metric.as_str() {
+        "ns_per_callback" => 1.0,
+        "ns_per_gfn" => pages as f64,
+        _ => return None,
+    };
     let summary = cell.summary.value()?;
+    let interval = summary.ci95_low.zip(summary.ci95_high);
     let point = Point {
-        ns: summary.median,
-        ci95_ns: summary.ci95_low.zip(summary.ci95_high),
+        ns: summary.median * times,
+        ci95_ns: interval.map(|(low, high)| (low * times, high * times)),
         n: summary.n,
         interpolated: false,
     };
-    Some((params.chain_len?, params.cache.unwrap_or(Cache::Hot), point))
+    let cache = params.cache.unwrap_or(Cache::Hot);
+    Some((cache, pages, params.chain_len?, point))
 }

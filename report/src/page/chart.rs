@@ -17,16 +17,16 @@ use plotters::{
 use super::{
     PageError,
     html::{self, escaped},
-    marks::{self, Mark, Part, Shape},
+    marks::{self, Mark, Shape},
 };
 use crate::table::{Table, count, figure};
 
-const WIDTH: u32 = 860;
+pub(super) const WIDTH: u32 = 860;
 const HEIGHT: u32 = 400;
-const INK: RGBColor = RGBColor(1, 1, 1);
-const GRID: RGBColor = RGBColor(2, 2, 2);
+pub(super) const INK: RGBColor = RGBColor(1, 1, 1);
+pub(super) const GRID: RGBColor = RGBColor(2, 2, 2);
 /// Colours the style sheet has for series.
-const SERIES: usize = 14;
+pub(super) const SERIES: usize = 14;
 
 /// One point of a series.
 pub(super) struct Point {
@@ -42,6 +42,8 @@ pub(super) struct Point {
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) shape: Shape,
+    /// Its colour, where that is not one of its own: series that belong together share it.
+    pub(super) hue: Option<usize>,
     /// Joined by a line; a dashed one is not measured but extrapolated.
     pub(super) line: Line,
     pub(super) points: Vec<Point>,
@@ -72,22 +74,20 @@ pub(super) enum Axis {
     Names(Vec<String>),
 }
 
-/// Stacked horizontal bars.
-pub(super) struct Bars {
-    pub(super) title: String,
-    pub(super) unit: &'static str,
-    /// Name of each bar, and the share of each series in it.
-    pub(super) bars: Vec<(String, Vec<f64>)>,
-    pub(super) series: Vec<String>,
-}
-
 /// What was drawn.
 pub(super) struct Drawing {
-    title: String,
-    svg: String,
-    legend: Vec<(String, Option<Shape>)>,
-    says: Vec<String>,
-    table: Option<Table>,
+    pub(super) title: String,
+    pub(super) svg: String,
+    pub(super) legend: Vec<Entry>,
+    pub(super) says: Vec<String>,
+    pub(super) table: Option<Table>,
+}
+
+/// A series in the legend.
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) shape: Option<Shape>,
+    pub(super) hue: usize,
 }
 
 impl Drawing {
@@ -111,17 +111,17 @@ impl Drawing {
             escaped(&self.title),
             self.svg
         );
-        for (index, (name, shape)) in self.legend.iter().enumerate() {
-            let index = index % SERIES;
-            let look = match shape {
+        for (index, entry) in self.legend.iter().enumerate() {
+            let look = match entry.shape {
                 Some(Shape::Ring) => "ring",
                 Some(Shape::Diamond) => "diamond",
                 _ => "disc",
             };
             out.push_str(&format!(
                 "<button type=\"button\" aria-pressed=\"true\" data-s=\"{index}\" \
-                 style=\"--c:var(--s{index})\"><i class=\"{look}\"></i>{}</button>",
-                escaped(name)
+                 style=\"--c:var(--s{})\"><i class=\"{look}\"></i>{}</button>",
+                entry.hue % SERIES,
+                escaped(&entry.name)
             ));
         }
         out.push_str("</div>\n");
@@ -132,22 +132,29 @@ impl Drawing {
     }
 }
 
-fn colour(series: usize, extrapolated: bool) -> RGBColor {
-    // There are SERIES colours, far below 256.
-    RGBColor(10, u8::from(extrapolated), (series % SERIES) as u8)
+/// What a series' lines are drawn in until the style sheet's variable replaces it:
+/// its hue and its number tell it from every other.
+fn colour(number: usize, hue: usize, extrapolated: bool) -> RGBColor {
+    let byte = |n: usize| (n % 256) as u8;
+    RGBColor(10 + u8::from(extrapolated), byte(hue), byte(number))
 }
 
 /// The drawing with the style sheet's variables for its colours.
-fn styled(svg: &str, title: &str, overlay: &str) -> String {
+pub(super) fn styled(svg: &str, title: &str, overlay: &str, series: &[Series]) -> String {
     let mut out = svg
         .replace("\"#010101\"", "\"var(--ink)\"")
         .replace("\"#020202\"", "\"var(--grid)\"");
-    for series in 0..SERIES {
-        let plain = format!("stroke=\"#0A00{series:02X}\"");
-        let style = format!("data-s=\"{series}\" stroke=\"var(--s{series})\"");
+    for (number, one) in series.iter().enumerate() {
+        let (hue, extrapolated) = (one.hue(number), one.line == Line::Extrapolated);
+        let RGBColor(r, g, b) = colour(number, hue, extrapolated);
+        let plain = format!("stroke=\"#{r:02X}{g:02X}{b:02X}\"");
+        let dashes = if extrapolated {
+            " stroke-dasharray=\"2 6\""
+        } else {
+            ""
+        };
+        let style = format!("data-s=\"{number}\" stroke=\"var(--s{hue})\"{dashes}");
         out = out.replace(&plain, &style);
-        let dashed = format!("stroke=\"#0A01{series:02X}\"");
-        out = out.replace(&dashed, &format!("{style} stroke-dasharray=\"2 6\""));
     }
     let label = format!(
         "<svg class=\"plot\" tabindex=\"0\" role=\"group\" aria-label=\"{}\" ",
@@ -155,6 +162,13 @@ fn styled(svg: &str, title: &str, overlay: &str) -> String {
     );
     out = out.replacen("<svg ", &label, 1);
     out.replacen("</svg>", &format!("{overlay}</svg>"), 1)
+}
+
+impl Series {
+    /// Its colour's number in the style sheet.
+    fn hue(&self, number: usize) -> usize {
+        self.hue.unwrap_or(number) % SERIES
+    }
 }
 
 /// The name of the horizontal axis, how its numbers are written, and where the
@@ -195,12 +209,17 @@ impl Chart {
             .chain(marks.iter().map(Mark::svg))
             .collect();
         Ok(Drawing {
-            svg: styled(&svg, &self.title, &overlay),
+            svg: styled(&svg, &self.title, &overlay, &self.series),
             title: self.title.clone(),
             legend: self
                 .series
                 .iter()
-                .map(|s| (s.name.clone(), Some(s.shape)))
+                .enumerate()
+                .map(|(number, s)| Entry {
+                    name: s.name.clone(),
+                    shape: Some(s.shape),
+                    hue: s.hue(number),
+                })
                 .collect(),
             says: marks.into_iter().map(|m| m.says).collect(),
             table: None,
@@ -251,13 +270,13 @@ impl Chart {
             .x_desc(x_name)
             .y_desc(self.y)
             .x_label_formatter(&x_shown)
-            .y_label_formatter(&|v| figure(*v))
+            .y_label_formatter(&|v| tick(*v))
             .draw()
             .map_err(|e| e.to_string())?;
         let mut found = Vec::new();
         for (number, series) in self.series.iter().enumerate() {
-            let number = number % SERIES;
-            let color = colour(number, series.line == Line::Extrapolated);
+            let hue = series.hue(number);
+            let color = colour(number, hue, series.line == Line::Extrapolated);
             let points = series.points.iter().filter(|p| p.y > 0.0);
             if series.line != Line::None {
                 let width = if series.line == Line::Thick { 3 } else { 1 };
@@ -276,6 +295,7 @@ impl Chart {
                 found.push(Mark {
                     at: chart.backend_coord(&(point.x, point.y)),
                     series: number,
+                    hue,
                     shape: series.shape,
                     says: format!("{}: {}", series.name, point.says),
                 });
@@ -294,6 +314,30 @@ impl Chart {
     }
 }
 
+/// A number on a logarithmic axis: of each decade those that have room.
+fn tick(value: f64) -> String {
+    let leading = value / 10_f64.powf(value.log10().floor());
+    let has_room = [1.0, 2.0, 5.0, 10.0]
+        .iter()
+        .any(|n| (leading - n).abs() < 0.01);
+    if has_room {
+        shown(value)
+    } else {
+        String::new()
+    }
+}
+
+/// A number, with separators where it is large.
+pub(super) fn shown(value: f64) -> String {
+    if value >= 100.0 {
+        count(value.round() as u64)
+    } else if value == 0.0 {
+        "0".to_owned()
+    } else {
+        figure(value)
+    }
+}
+
 /// A name below an axis, leaning so that many have room.
 fn slanted(name: &str, (x, y): (i32, i32)) -> String {
     let (x, y) = (x + 4, y + 16);
@@ -302,20 +346,6 @@ fn slanted(name: &str, (x, y): (i32, i32)) -> String {
          transform=\"rotate(-35 {x} {y})\">{}</text>\n",
         escaped(name)
     )
-}
-
-/// The name at a place, and nothing between places.
-fn name_at(names: &[String], at: f64) -> String {
-    const LONGEST: usize = 16;
-    let place = at.round();
-    if (at - place).abs() > 1e-6 || place < 0.0 {
-        return String::new();
-    }
-    let name = names.get(place as usize).map_or("", String::as_str);
-    if name.chars().count() <= LONGEST {
-        return name.to_owned();
-    }
-    name.chars().take(LONGEST - 1).chain(['…']).collect()
 }
 
 /// The range of an axis: a little more than its values.
@@ -329,95 +359,4 @@ fn bounds(values: impl Iterator<Item = f64>) -> Range<f64> {
         return 1.0..10.0;
     }
     low / 1.3..(high * 1.3).max(low * 2.0)
-}
-
-impl Bars {
-    /// Draws the bars.
-    pub(super) fn draw(&self) -> Result<Drawing, PageError> {
-        let failed = |cause: String| PageError {
-            figure: self.title.clone(),
-            cause,
-        };
-        let mut svg = String::new();
-        let parts = {
-            let height = 80 + 34 * u32::try_from(self.bars.len()).unwrap_or(u32::MAX).min(60);
-            let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-            self.plot(&area).map_err(failed)?
-        };
-        let overlay: String = parts.iter().map(Part::svg).collect();
-        Ok(Drawing {
-            svg: styled(&svg, &self.title, &overlay),
-            title: self.title.clone(),
-            legend: self
-                .series
-                .iter()
-                .map(|name| (name.clone(), None))
-                .collect(),
-            says: parts.into_iter().map(|p| p.says).collect(),
-            table: None,
-        })
-    }
-
-    fn plot(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<Vec<Part>, String> {
-        let most = self
-            .bars
-            .iter()
-            .map(|(_, parts)| parts.iter().sum::<f64>())
-            .fold(0.0, f64::max);
-        let rows = self.bars.len() as f64;
-        let mut chart = ChartBuilder::on(area)
-            .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(170)
-            .build_cartesian_2d(0.0..most.max(f64::MIN_POSITIVE) * 1.02, -0.5..rows - 0.5)
-            .map_err(|e| e.to_string())?;
-        let text = ("sans-serif", 13).into_font().color(&INK);
-        chart
-            .configure_mesh()
-            .axis_style(INK)
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .label_style(text)
-            .disable_y_mesh()
-            .y_labels(self.bars.len().max(2) * 2 + 1)
-            .x_labels(6)
-            .x_desc(self.unit)
-            .x_label_formatter(&|v| shown_count(*v))
-            .y_label_formatter(&|v| self.bar_name(*v))
-            .draw()
-            .map_err(|e| e.to_string())?;
-        let mut found = Vec::new();
-        for (row, (name, parts)) in self.bars.iter().enumerate() {
-            let (mut from, y) = (0.0, row as f64);
-            for (series, value) in parts.iter().enumerate().filter(|(_, v)| **v > 0.0) {
-                found.push(Part {
-                    from: chart.backend_coord(&(from, y - 0.35)),
-                    to: chart.backend_coord(&(from + value, y + 0.35)),
-                    series: series % SERIES,
-                    says: format!(
-                        "{name}, {}: {} {}",
-                        self.series[series],
-                        shown_count(*value),
-                        self.unit
-                    ),
-                });
-                from += value;
-            }
-        }
-        area.present().map_err(|e| e.to_string())?;
-        Ok(found)
-    }
-
-    fn bar_name(&self, at: f64) -> String {
-        let names: Vec<String> = self.bars.iter().map(|(name, _)| name.clone()).collect();
-        name_at(&names, at)
-    }
-}
-
-fn shown_count(value: f64) -> String {
-    if value >= 100.0 {
-        count(value.round() as u64)
-    } else {
-        figure(value)
-    }
 }

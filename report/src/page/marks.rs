@@ -1,7 +1,7 @@
 //! The points of a drawing that can be pointed at: drawn over what the plotting
 //! library has drawn, at the places it says, each with its exact figures.
 
-use super::html::escaped;
+use super::{chart::SERIES, html::escaped};
 use crate::table::{Column, Table};
 
 /// How a mark looks.
@@ -19,6 +19,8 @@ pub(super) enum Shape {
 pub(super) struct Mark {
     pub(super) at: (i32, i32),
     pub(super) series: usize,
+    /// Number of its colour.
+    pub(super) hue: usize,
     pub(super) shape: Shape,
     /// What it says, figures and units included.
     pub(super) says: String,
@@ -42,7 +44,7 @@ impl Mark {
         format!(
             "<g class=\"m\" role=\"img\" data-s=\"{}\" aria-label=\"{says}\" \
              style=\"--c:var(--s{})\">{shape}</g>\n",
-            self.series, self.series
+            self.series, self.hue
         )
     }
 }
@@ -67,7 +69,7 @@ impl Part {
              style=\"--c:var(--s{})\"><rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\"/></g>\n",
             self.series,
             escaped(&self.says),
-            self.series,
+            self.series % SERIES,
             w.max(1),
             h.max(1)
         )

@@ -7,6 +7,7 @@
 //!
 //! A figure whose data are absent says so in its place.
 
+mod bars;
 mod chart;
 mod figures;
 mod html;
@@ -49,6 +50,8 @@ struct Figure {
 /// All that figures are drawn from.
 struct Sources<'a> {
     files: &'a [ResultFile],
+    /// The bench result that says most about the profile.
+    bench: Option<&'a ResultFile>,
     comparison: Option<Comparison>,
     /// Why there is no comparison.
     no_comparison: String,
@@ -56,18 +59,25 @@ struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     fn new(files: &'a [ResultFile]) -> Self {
-        let of = |kind| files.iter().find(|f| f.context.kind == kind);
-        let (bench, profile) = (of(ResultKind::Bench), of(ResultKind::Profile));
-        let (comparison, no_comparison) = match (bench, profile) {
-            (Some(bench), Some(profile)) => match compare::compare(bench, profile, None) {
-                Ok(comparison) => (Some(comparison), String::new()),
-                Err(error) => (None, error.to_string()),
-            },
-            (None, _) => (None, "no bench result was named".to_owned()),
-            (_, None) => (None, "no profile was named".to_owned()),
+        let of = |kind| files.iter().filter(move |f| f.context.kind == kind);
+        let benches = || of(ResultKind::Bench);
+        let profile = of(ResultKind::Profile).next();
+        let compared = |bench| Some((bench, compare::compare(bench, profile?, None)));
+        let rows =
+            |of: &(&ResultFile, Result<Comparison, _>)| of.1.as_ref().map_or(0, |c| c.rows.len());
+        // Of equals the first: a reader names the main result before its companions.
+        let best = benches().rev().filter_map(compared).max_by_key(rows);
+        let (bench, comparison, no_comparison) = match best {
+            Some((bench, Ok(comparison))) => (Some(bench), Some(comparison), String::new()),
+            Some((bench, Err(error))) => (Some(bench), None, error.to_string()),
+            None if profile.is_none() => {
+                (benches().next(), None, "no profile was named".to_owned())
+            }
+            None => (None, None, "no bench result was named".to_owned()),
         };
         Self {
             files,
+            bench,
             comparison,
             no_comparison,
         }
@@ -127,9 +137,7 @@ fn answer(sources: &Sources<'_>) -> String {
     let content = match &sources.comparison {
         Some(comparison) => {
             let tables = comparison.tables();
-            let marginal = tables
-                .iter()
-                .find(|t| t.title().starts_with("What one more"));
+            let marginal = tables.iter().find(|t| t.title() == compare::MODELS);
             marginal.map_or_else(
                 || absent("chains of fewer than three lengths are on both sides"),
                 html::table,

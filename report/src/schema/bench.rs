@@ -51,14 +51,23 @@ impl std::fmt::Display for Op {
 pub enum Cache {
     /// The working set was walked just before and fits the caches.
     Hot,
+    /// A set as large as the test guest of a profile, gone over page after page as
+    /// reclaim goes over a guest: its size decides what is in the caches.
+    Swept,
     /// The working set had left the caches, or was larger than they are.
     Cold,
+}
+
+impl Cache {
+    /// All of them, from the fastest to the slowest.
+    pub const ALL: [Self; 3] = [Self::Hot, Self::Swept, Self::Cold];
 }
 
 impl std::fmt::Display for Cache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Hot => "hot",
+            Self::Swept => "swept",
             Self::Cold => "cold",
         })
     }

@@ -26,8 +26,11 @@ pub struct ReplayInput {
     pub recorded_utc: String,
     /// Its host's label.
     pub host: String,
-    /// Callbacks recorded at a known chain length.
+    /// Callbacks recorded at a known chain length: those replayed.
     pub callbacks: u64,
+    /// All callbacks recorded, those at chain lengths that could not be read too.
+    #[serde(default)]
+    pub callbacks_recorded: u64,
     /// Callbacks per second, all kinds.
     pub callbacks_per_s: f64,
     /// Callback kind to its share of the callbacks, 0 to 1.
@@ -67,6 +70,10 @@ pub struct ReplayRecord {
     /// The recording the model was fitted to: its start, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_utc: Option<String>,
+    /// Share of all recorded callbacks that the prediction, and the recorded time it
+    /// is held against, are of, 0 to 1.
+    #[serde(default)]
+    pub covered_share: Option<f64>,
     /// Mean time of a recorded callback.
     pub recorded_ns: Observed<Estimate>,
     /// Predicted over recorded, less 1; only for the kernel's own scheme.

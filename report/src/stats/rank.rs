@@ -97,7 +97,7 @@ fn normal_p(ranks: &[usize], chosen: usize, observed: usize) -> f64 {
 
 /// The probability that a normal value is at least `z` away from its mean
 /// (Abramowitz and Stegun 7.1.26; off by at most 1.5e-7).
-fn both_tails(z: f64) -> f64 {
+pub fn both_tails(z: f64) -> f64 {
     let x = z / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
     let poly = t

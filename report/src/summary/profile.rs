@@ -43,6 +43,7 @@ fn by_chain_length(file: &ResultFile) -> Table {
         vec![
             Column::text("callback"),
             Column::text("SPTEs"),
+            Column::number("pages"),
             Column::number("calls"),
             Column::number("samples"),
             Column::number("mean (ns)"),
@@ -61,13 +62,14 @@ fn by_chain_length(file: &ResultFile) -> Table {
         };
         let per_spte = match cost.walk {
             Some(walk) if band.mean_len > 0.0 && cost.is_supported() => {
-                figure(walk.mean_ns / band.mean_len)
+                figure(walk.mean_ns / band.mean_len / cost.mean_pages())
             }
             _ => "-".to_owned(),
         };
         table.row(vec![
             kind.to_string(),
             band.to_string(),
+            figure(cost.mean_pages()),
             count(cost.callbacks),
             cost.samples.map_or_else(|| "-".to_owned(), count),
             mean(cost.raw.0),
@@ -79,9 +81,9 @@ fn by_chain_length(file: &ResultFile) -> Table {
     }
     table.note(
         "± half of the 95 % interval. A range of lengths pools those too rare for a row of their \
-         own; its mean is in brackets; - is fewer samples than a mean needs. Callbacks over several \
-         pages are left out. Sampling slows what it samples: at rate 0 is what the means at several \
-         rates say about none, and what the part per SPTE is made from where it is there.",
+         own; its mean is in brackets; - is fewer samples than a mean needs. pages: of a \
+         callback's range, on average. Sampling slows what it samples: at rate 0 is what the means \
+         at several rates say about none, and what the part per SPTE is made from where it is there.",
     );
     table
 }

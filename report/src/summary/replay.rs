@@ -26,7 +26,7 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             Column::number("synthetic (ns)"),
             Column::number("predicted (ns)"),
             Column::number("recorded (ns)"),
-            Column::number("error"),
+            Column::number("error (goal ±25 %)"),
         ],
     );
     for replay in &replays {
@@ -40,6 +40,14 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
          interval. predicted: that time carried over to a real callback by a model fitted to \
          another recording. recorded, error: only for the scheme the kernel itself uses (*).",
     );
+    if let Some(share) = first.covered_share {
+        table.note(format!(
+            "prediction and recorded time are of {:.1} % of the recorded callbacks: the others are \
+             of a kind that the model's recording has too few of, or at a chain length that could \
+             not be read.",
+            share * 100.0
+        ));
+    }
     for reason in reasons(&replays) {
         table.note(reason);
     }
@@ -84,9 +92,10 @@ fn describe(input: &ReplayInput) -> Vec<String> {
     vec![
         format!("recording of {}: {}.", input.recorded_utc, input.host),
         format!(
-            "{} callbacks, {} a second; shares: {}; mean chain {} SPTEs; mean range {} pages; \
+            "{} callbacks replayed of {} recorded, {} a second; shares: {}; mean chain {} SPTEs; mean range {} pages; \
              {} of SPTEs young ({}); callers at once: {}; faults a second: {}; {} pages.",
             count(input.callbacks),
+            count(input.callbacks_recorded),
             figure(input.callbacks_per_s),
             kinds.join(", "),
             figure(input.mean_chain_len),

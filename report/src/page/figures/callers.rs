@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{
-    Figure, PageError, Sources,
-    chart::{Bars, Drawing},
-};
+use super::super::{Figure, PageError, Sources, bars::Bars, chart::Drawing};
 use crate::schema::{CallbackRecord, Record, ResultKind, VmRecord};
 
 const CAPTION: &str = "Callbacks of the whole recording. First who called, by kind of callback; \

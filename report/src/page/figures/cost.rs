@@ -15,11 +15,11 @@ use crate::{
 const CAPTION: &str = "One callback over one gfn. Lines: synthetic, median of the rounds, the \
     kernel's own scheme thick. Diamonds: the part of real callbacks spent in kvm_age_gfn or \
     kvm_test_age_gfn, filed under the chain length found at the callback. Bars are 95 % \
-    intervals. A real walk finds its cache lines in some state between hot and cold.";
+    intervals. A real walk finds its cache lines in some state between hot and cold; swept is a set as large as the recorded guest.";
 
 /// One chart per callback kind and cache state.
 pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
-    let bench = sources.of_kind(ResultKind::Bench).next();
+    let bench = sources.bench;
     let profiles: Vec<&ResultFile> = sources.of_kind(ResultKind::Profile).collect();
     let real = profiles
         .first()
@@ -40,13 +40,14 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
             .map(|b| compare::curves(b, kind, young))
             .unwrap_or_default();
         let points = real_points(&real, kind);
-        for cache in [Cache::Hot, Cache::Cold] {
+        for cache in Cache::ALL {
             let mut series = synthetic(&curves, cache, own);
             let has_curves = !series.is_empty();
             if !points.is_empty() && (has_curves || cache == Cache::Hot) {
                 series.push(Series {
                     name: "real, rmap part".to_owned(),
                     shape: Shape::Diamond,
+                    hue: None,
                     line: Line::None,
                     points: real_points(&real, kind),
                 });
@@ -97,6 +98,7 @@ fn synthetic(curves: &[Curve], cache: Cache, own: Option<&str>) -> Vec<Series> {
     let series = curves.iter().map(|curve| Series {
         name: curve.scheme.clone(),
         shape: Shape::Disc,
+        hue: None,
         line: line(&curve.scheme),
         points: curve
             .points(cache)

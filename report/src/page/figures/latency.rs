@@ -108,6 +108,7 @@ fn quantiles(name: String, latency: &Latency, shape: Shape) -> Series {
     Series {
         name,
         shape,
+        hue: None,
         line: Line::Measured,
         points: points.collect(),
     }
@@ -167,7 +168,8 @@ fn by_scheme(title: String, cells: &[&BenchRecord]) -> Chart {
         }
     }
     let mut series = Vec::new();
-    for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+    let quantiles = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
+    for (hue, (name, quantile)) in quantiles.into_iter().enumerate() {
         for aged in [true, false] {
             let points = cells
                 .iter()
@@ -192,6 +194,7 @@ fn by_scheme(title: String, cells: &[&BenchRecord]) -> Chart {
             series.push(Series {
                 name: format!("{name} {state}"),
                 shape,
+                hue: Some(hue),
                 line: Line::None,
                 points: points.collect(),
             });

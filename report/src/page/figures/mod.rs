@@ -59,6 +59,7 @@ fn cells<'a>(sources: &Sources<'a>) -> impl Iterator<Item = &'a BenchRecord> {
 fn group(params: &Params, vary: impl Fn(&mut Params)) -> String {
     let mut params = Params {
         huge_page_share: None,
+        numa_nodes: None,
         working_set_bytes: None,
         slot_pages: None,
         cpus: None,

@@ -92,6 +92,7 @@ fn measured(scheme: &str, cells: &BTreeMap<u32, &BenchRecord>) -> Series {
     Series {
         name: scheme.to_owned(),
         shape: Shape::Disc,
+        hue: None,
         line: Line::Measured,
         points: points.collect(),
     }
@@ -132,6 +133,7 @@ fn extrapolated(name: &str, cells: &BTreeMap<u32, &BenchRecord>) -> Option<Serie
     Some(Series {
         name: format!("{name}, extrapolated"),
         shape: Shape::Ring,
+        hue: None,
         line: Line::Extrapolated,
         points: points.into(),
     })

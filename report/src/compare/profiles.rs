@@ -1,0 +1,409 @@
+//! One profile beside another: two kernels, two hosts, before and after a patch.
+//!
+//! Rows are callbacks of one kind, over one page or several, at one chain length.
+//!
+//! - **Means** are held against each other by a two-sided z test. Their error is that
+//!   of the timer samples (Poisson) or of the timed calls; where the runs of one file
+//!   differ by more than that, it is the error between its runs. One run shows no
+//!   difference between runs: record several, and merge them.
+//! - **Quantiles** differ where their 95 % intervals from order statistics do not meet.
+//! - **Rates** are counted and not sampled: only a difference between runs tells
+//!   chance from change (Mann-Whitney), which needs four on each side.
+//!
+//! A change is printed only where it is significant; `~` stands elsewhere.
+
+use serde::Serialize;
+
+use super::{
+    NotComparable,
+    real::{Band, Group, callbacks_in, common_bands, cost_in},
+};
+use crate::{
+    Observed, ResultFile,
+    latency::Latency,
+    schema::{CallbackKind, Record, ResultKind},
+    stats::{SIGNIFICANT, SampledMean, both_tails, mann_whitney_p},
+    table::{Column, Table, count, figure, with_interval},
+};
+
+/// What is held against each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Mean time of a callback.
+    Callback,
+    /// Mean time of its rmap part.
+    RmapPart,
+    /// Median time of a callback.
+    P50,
+    /// Its 99th percentile.
+    P99,
+    /// Callbacks per second.
+    Rate,
+}
+
+impl Measure {
+    const ALL: [Self; 5] = [
+        Self::Callback,
+        Self::RmapPart,
+        Self::P50,
+        Self::P99,
+        Self::Rate,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Callback => "mean of a callback (ns)",
+            Self::RmapPart => "rmap part of a callback (ns)",
+            Self::P50 => "median of a callback (ns)",
+            Self::P99 => "p99 of a callback (ns)",
+            Self::Rate => "callbacks per second",
+        }
+    }
+
+    const fn test(self) -> &'static str {
+        match self {
+            Self::Callback | Self::RmapPart => {
+                "± half of the 95 % interval, from the samples or calls, or from the runs where \
+                 they differ by more; p of a two-sided z test; n: samples or calls"
+            }
+            Self::P50 | Self::P99 => {
+                "with 95 % intervals from order statistics; a change is printed where they do not \
+                 meet; n: calls"
+            }
+            Self::Rate => {
+                "median over runs; p of a Mann-Whitney test between runs, which can be significant \
+                 from four runs on each side; n: runs"
+            }
+        }
+    }
+}
+
+/// A figure of one profile.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Figure {
+    /// The figure, in the measure's unit.
+    pub value: f64,
+    /// Its 95 % interval, where there is one.
+    pub ci95: Option<(f64, f64)>,
+    /// What it is made of: samples, calls or runs.
+    pub n: u64,
+}
+
+/// One figure in both profiles.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProfileChange {
+    /// Which callback.
+    pub kind: CallbackKind,
+    /// Whether the ranges are longer than one page.
+    pub several_pages: bool,
+    /// The chain lengths.
+    pub band: Band,
+    /// What is compared.
+    pub measure: Measure,
+    /// The older figure.
+    pub base: Figure,
+    /// The newer figure.
+    pub new: Figure,
+    /// Probability of such a difference by chance, where a test gives one.
+    pub p: Option<f64>,
+    /// Whether they differ by more than chance.
+    pub significant: bool,
+}
+
+/// Two profiles.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProfileComparison {
+    /// What differs between the hosts: what, there, here.
+    pub hosts: Vec<(String, String, String)>,
+    /// The figures both have.
+    pub changes: Vec<ProfileChange>,
+    /// Groups and chain lengths that only one has enough callbacks of.
+    pub only_one: usize,
+}
+
+/// Compares a profile with an older one.
+///
+/// # Errors
+/// [`NotComparable`] when a file is no profile, the two were measured in different
+/// ways, or have no callback at a common chain length.
+pub fn compare_profiles(
+    base: &ResultFile,
+    new: &ResultFile,
+) -> Result<ProfileComparison, NotComparable> {
+    for file in [base, new] {
+        if file.context.kind != ResultKind::Profile {
+            let (path, found) = (file.path.clone(), file.context.kind);
+            return Err(NotComparable::Kind {
+                path,
+                found,
+                wanted: ResultKind::Profile,
+            });
+        }
+    }
+    let (mut changes, mut only_one) = (Vec::new(), 0);
+    for (group, band) in common_bands(base, new) {
+        let (old, now) = (
+            cost_in(base, group, &band, None),
+            cost_in(new, group, &band, None),
+        );
+        if !old.is_supported() || !now.is_supported() {
+            only_one += 1;
+            continue;
+        }
+        if old.mechanism != now.mechanism {
+            return Err(NotComparable::Mechanism {
+                base: base.path.clone(),
+                there: old.mechanism,
+                here: now.mechanism,
+            });
+        }
+        let of = |measure| change(base, new, group, &band, measure);
+        changes.extend(Measure::ALL.into_iter().filter_map(of));
+    }
+    if changes.is_empty() {
+        return Err(NotComparable::NothingInCommon {
+            base: base.path.clone(),
+            new: new.path.clone(),
+            command: base.context.command.join(" "),
+        });
+    }
+    Ok(ProfileComparison {
+        hosts: differences(base, new),
+        changes,
+        only_one,
+    })
+}
+
+fn change(
+    base: &ResultFile,
+    new: &ResultFile,
+    group: Group,
+    band: &Band,
+    measure: Measure,
+) -> Option<ProfileChange> {
+    let (old, now, p, significant) = match measure {
+        Measure::Callback | Measure::RmapPart => {
+            let (old, now) = (
+                mean(base, group, band, measure)?,
+                mean(new, group, band, measure)?,
+            );
+            let half = |f: &Figure| f.ci95.map_or(0.0, |(low, high)| (high - low) / 2.0);
+            let se = half(&old).hypot(half(&now)) / 1.96;
+            let p = both_tails((now.value - old.value).abs() / se.max(f64::MIN_POSITIVE));
+            (old, now, Some(p), p <= SIGNIFICANT)
+        }
+        Measure::P50 | Measure::P99 => {
+            let (old, now) = (
+                quantile(base, group, band, measure)?,
+                quantile(new, group, band, measure)?,
+            );
+            let ((a, b), (c, d)) = (old.ci95?, now.ci95?);
+            (old, now, None, b < c || d < a)
+        }
+        Measure::Rate => {
+            let (before, after) = (rates(base, group, band), rates(new, group, band));
+            let p = mann_whitney_p(&before, &after)?;
+            (rate(&before)?, rate(&after)?, Some(p), p <= SIGNIFICANT)
+        }
+    };
+    Some(ProfileChange {
+        kind: group.0,
+        several_pages: group.1,
+        band: band.clone(),
+        measure,
+        base: old,
+        new: now,
+        p,
+        significant,
+    })
+}
+
+/// A mean with the wider of the errors within and between runs.
+fn mean(file: &ResultFile, group: Group, band: &Band, measure: Measure) -> Option<Figure> {
+    let pick = |run| -> Option<(SampledMean, u64)> {
+        let cost = cost_in(file, group, band, run);
+        let mean = match measure {
+            Measure::RmapPart => cost.walk,
+            _ => cost.total,
+        };
+        Some((mean?, cost.samples.unwrap_or(cost.callbacks)))
+    };
+    let (all, n) = pick(None)?;
+    let within = (all.high_ns - all.low_ns) / 2.0;
+    let runs: Vec<f64> = runs(file)
+        .filter_map(|(run, _)| Some(pick(Some(run))?.0.mean_ns))
+        .collect();
+    let half = within.max(between(&runs).unwrap_or(0.0));
+    Some(Figure {
+        value: all.mean_ns,
+        ci95: Some((all.mean_ns - half, all.mean_ns + half)),
+        n,
+    })
+}
+
+/// Half of the 95 % interval of a mean over runs, from how they differ. `None` with
+/// fewer than three, which say nothing about it.
+fn between(runs: &[f64]) -> Option<f64> {
+    if runs.len() < 3 {
+        return None;
+    }
+    let n = runs.len() as f64;
+    let mean = runs.iter().sum::<f64>() / n;
+    let variance = runs.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    Some(1.96 * (variance / n).sqrt())
+}
+
+fn quantile(file: &ResultFile, group: Group, band: &Band, measure: Measure) -> Option<Figure> {
+    let mut all: Option<Latency> = None;
+    for record in callbacks_in(file, group, band, None) {
+        if let Observed::Value(latency) = &record.latency {
+            all.get_or_insert_default().merge(latency);
+        }
+    }
+    let latency = all?;
+    let n = latency.count();
+    let share = if measure == Measure::P50 { 0.5 } else { 0.99 };
+    let half = 1.96 * (share * (1.0 - share) / n.max(1) as f64).sqrt();
+    // The upper rank is missing where there are too few calls above the quantile.
+    let ends = (share - half > 0.0 && share + half < 1.0).then(|| {
+        let at = |q| latency.quantile_ns(q) as f64;
+        (at(share - half), at(share + half))
+    });
+    Some(Figure {
+        value: latency.quantile_ns(share) as f64,
+        ci95: ends,
+        n,
+    })
+}
+
+/// The runs of a profile and their length, seconds.
+fn runs(file: &ResultFile) -> impl Iterator<Item = (u32, f64)> {
+    file.records.iter().filter_map(|record| match record {
+        Record::Run(run) if run.duration_s > 0.0 => Some((run.run, run.duration_s)),
+        _ => None,
+    })
+}
+
+/// Callbacks per second of every run that has any.
+fn rates(file: &ResultFile, group: Group, band: &Band) -> Vec<f64> {
+    let per_s = |(run, seconds): (u32, f64)| {
+        let records = callbacks_in(file, group, band, Some(run));
+        let callbacks = records.fold(0_u64, |sum, r| sum.saturating_add(r.callbacks));
+        (callbacks > 0).then_some(callbacks as f64 / seconds)
+    };
+    runs(file).filter_map(per_s).collect()
+}
+
+fn rate(rates: &[f64]) -> Option<Figure> {
+    Some(Figure {
+        value: crate::stats::median(rates)?,
+        ci95: crate::stats::median_ci95(rates),
+        n: rates.len() as u64,
+    })
+}
+
+fn differences(base: &ResultFile, new: &ResultFile) -> Vec<(String, String, String)> {
+    let (there, here) = (&base.context.host, &new.context.host);
+    let told = |o: &Observed<String>| o.value().cloned().unwrap_or_else(|| "unknown".into());
+    let aging = |host: &crate::schema::Host| match host.kvm.lockless_aging.value() {
+        Some(lockless) => lockless.to_string(),
+        None => "unknown".to_owned(),
+    };
+    [
+        (
+            "kernel",
+            there.kernel_release.clone(),
+            here.kernel_release.clone(),
+        ),
+        (
+            "kernel build",
+            there.kernel_version.clone(),
+            here.kernel_version.clone(),
+        ),
+        ("lockless aging", aging(there), aging(here)),
+        ("CPU", told(&there.cpu_model), told(&here.cpu_model)),
+        (
+            "CPUs",
+            there.cpus_online.to_string(),
+            here.cpus_online.to_string(),
+        ),
+        ("KVM", told(&there.kvm.backend), told(&here.kvm.backend)),
+    ]
+    .into_iter()
+    .filter(|(_, there, here)| there != here)
+    .map(|(what, there, here)| (what.to_owned(), there, here))
+    .collect()
+}
+
+impl ProfileComparison {
+    /// One table per kind, range and measure.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Table> {
+        let key = |c: &ProfileChange| (c.kind, c.several_pages, c.measure);
+        let mut tables: Vec<Table> = Vec::new();
+        let mut done: Vec<(CallbackKind, bool, Measure)> = Vec::new();
+        for first in &self.changes {
+            if done.contains(&key(first)) {
+                continue;
+            }
+            done.push(key(first));
+            let rows = self.changes.iter().filter(|c| key(c) == key(first));
+            tables.push(table(first, rows));
+        }
+        if let Some(last) = tables.last_mut() {
+            for (what, there, here) in &self.hosts {
+                last.note(format!("{what}: baseline {there}, now {here}."));
+            }
+            if self.only_one > 0 {
+                last.note(format!(
+                    "{} chain lengths are left out: one side has too few callbacks or samples at \
+                     them.",
+                    self.only_one
+                ));
+            }
+        }
+        tables
+    }
+}
+
+fn table<'a>(first: &ProfileChange, rows: impl Iterator<Item = &'a ProfileChange>) -> Table {
+    let range = if first.several_pages {
+        "several gfns"
+    } else {
+        "one gfn"
+    };
+    let title = format!("{} over {range}: {}", first.kind, first.measure.name());
+    let columns = vec![
+        Column::text("SPTEs"),
+        Column::number("baseline"),
+        Column::number("now"),
+        Column::number("change"),
+        Column::number("p"),
+        Column::number("n"),
+    ];
+    let mut table = Table::new(title, columns);
+    let shown = |f: &Figure| with_interval(f.value, f.ci95);
+    for row in rows {
+        let change = row.new.value - row.base.value;
+        let percent = change * 100.0 / row.base.value.max(f64::MIN_POSITIVE);
+        table.row(vec![
+            row.band.to_string(),
+            shown(&row.base),
+            shown(&row.new),
+            if row.significant {
+                let sign = if change < 0.0 { "-" } else { "+" };
+                format!("{sign}{} ({percent:+.1} %)", figure(change.abs()))
+            } else {
+                "~".to_owned()
+            },
+            row.p.map_or_else(|| "-".to_owned(), |p| format!("{p:.3}")),
+            format!("{}+{}", count(row.base.n), count(row.new.n)),
+        ]);
+    }
+    table.note(format!(
+        "{}; ~: no difference at p ≤ 0.05.",
+        first.measure.test()
+    ));
+    table
+}

@@ -1,0 +1,165 @@
+//! The comparison as tables.
+
+use super::{Comparison, Row, gap, model};
+use crate::{
+    schema::{Cache, CallbackKind},
+    stats::SampledMean,
+    table::{Column, Table, count, figure, with_interval},
+};
+
+/// What two tables have in common: callbacks of one kind, over one page or several.
+type Group = (CallbackKind, bool);
+
+impl Comparison {
+    /// Per callback kind and range the kernel's own callbacks and the synthetic ones
+    /// beside them, then the cost models, the parts and the changes; what their columns
+    /// mean stands below the last.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut groups: Vec<Group> = self.rows.iter().map(group).collect();
+        groups.dedup();
+        let of_group = |group| [self.real_table(group), self.beside_table(group)];
+        let mut tables: Vec<Table> = groups.into_iter().flat_map(of_group).collect();
+        let others = [
+            model::table(&self.models),
+            gap::parts_table(&self.parts),
+            gap::changes_table(&self.changes, self.kernel_scheme),
+        ];
+        tables.extend(others.into_iter().filter(|table| !table.is_empty()));
+        if let Some(last) = tables.last_mut() {
+            self.notes().into_iter().for_each(|note| last.note(note));
+        }
+        tables
+    }
+
+    fn of_group(&self, wanted: Group) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| group(row) == wanted)
+    }
+
+    fn real_table(&self, group: Group) -> Table {
+        let mut columns = vec![Column::text("SPTEs")];
+        columns.extend(group.1.then(|| Column::number("pages")));
+        columns.extend([
+            Column::number("callbacks"),
+            Column::number("samples"),
+            Column::number("callback (ns)"),
+            Column::number("rmap part (ns)"),
+            Column::number("part/SPTE (ns)"),
+        ]);
+        let mut table = Table::new(format!("{}: the kernel's own", title(group)), columns);
+        let mut seen: Vec<&Row> = Vec::new();
+        for row in self.of_group(group) {
+            if seen.iter().any(|other| other.is_beside(row)) {
+                continue;
+            }
+            seen.push(row);
+            let mut cells = vec![row.band.to_string()];
+            cells.extend(group.1.then(|| figure(row.pages)));
+            let sptes = row.pages * row.band.mean_len;
+            let per_spte = row.real.walk.filter(|_| sptes > 0.0);
+            cells.extend([
+                count(row.real.callbacks),
+                row.real.samples.map_or_else(dash, count),
+                sampled(row.real.total),
+                sampled(row.real.walk),
+                per_spte.map_or_else(dash, |walk| figure(walk.mean_ns / sptes)),
+            ]);
+            table.row(cells);
+        }
+        table
+    }
+
+    fn beside_table(&self, group: Group) -> Table {
+        let seen = |cache: &Cache| self.of_group(group).any(|row| row.at(*cache).is_some());
+        let caches: Vec<Cache> = Cache::ALL.into_iter().filter(seen).collect();
+        let mut columns = vec![Column::text("SPTEs"), Column::text("scheme")];
+        columns.extend(caches.iter().map(|c| Column::number(format!("{c} (ns)"))));
+        columns.push(Column::number("real part (ns)"));
+        columns.extend(caches.iter().map(|c| Column::number(format!("part/{c}"))));
+        let title = format!("{}: synthetic beside real", title(group));
+        let mut table = Table::new(title, columns);
+        for row in self.of_group(group) {
+            let own = Some(row.scheme.as_str()) == self.kernel_scheme;
+            let mark = if own { " *" } else { "" };
+            let ns = |cache: &Cache| row.at(*cache).map_or_else(dash, ToString::to_string);
+            let ratio = |cache: &Cache| {
+                let ratio = row.ratio(*cache);
+                ratio.map_or_else(dash, |(r, i)| with_interval(r, Some(i)))
+            };
+            let mut cells = vec![row.band.to_string(), format!("{}{mark}", row.scheme)];
+            cells.extend(caches.iter().map(ns));
+            cells.push(sampled(row.real.walk));
+            cells.extend(caches.iter().map(ratio));
+            table.row(cells);
+        }
+        table
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = vec![format!(
+            "SPTEs: chain length of a gfn seen at the callback; a range is shown with its mean. \
+             hot, swept, cold: median time of one synthetic callback, {:.0} % of SPTEs young ({:.0} % \
+             for test_young), ± half of its 95 % interval: with everything cached; over a set as \
+             large as the recorded test guest, in the order reclaim takes; with nothing cached. \
+             callback: mean time of a real one; rmap part, real part: its time inside kvm_age_gfn or \
+             kvm_test_age_gfn; both ± half of the 95 % interval. part/hot, part/swept, part/cold: \
+             real part over synthetic callback.",
+            self.young.clear * 100.0,
+            self.young.test * 100.0
+        )];
+        if let Some(row) = self.rows.first() {
+            let rate = self
+                .rate_hz
+                .map_or_else(String::new, |hz| format!(", {hz:.0} Hz per CPU"));
+            notes.push(format!(
+                "real side measured by {}{rate}.",
+                row.real.mechanism
+            ));
+        }
+        if self.callbacks_left_out > 0 {
+            notes.push(format!(
+                "{} real callbacks at chain lengths too rare for a mean are left out.",
+                count(self.callbacks_left_out)
+            ));
+        }
+        if self.callbacks_alone > 0 {
+            notes.push(format!(
+                "{} real callbacks over ranges or chains that no synthetic cell reaches are left \
+                 out.",
+                count(self.callbacks_alone)
+            ));
+        }
+        if let Some(scheme) = self.kernel_scheme
+            && self.rows.iter().any(|row| row.scheme == scheme)
+        {
+            notes.push(format!("* {scheme} is what the recorded kernel does."));
+        }
+        if self.bench_host.label == self.profile_host.label {
+            notes.push(format!("host of both sides: {}.", self.bench_host.label));
+        } else {
+            notes.push(format!("synthetic host: {}.", self.bench_host.label));
+            notes.push(format!("recorded host: {}.", self.profile_host.label));
+            notes.push("two hosts: absolute times do not compare.".to_owned());
+        }
+        notes.extend(self.profile_host.unusual.iter().map(|u| format!("{u}.")));
+        notes
+    }
+}
+
+fn group(row: &Row) -> Group {
+    (row.kind, row.real.several_pages)
+}
+
+fn title((kind, several): Group) -> String {
+    let range = if several { "several gfns" } else { "one gfn" };
+    format!("{kind} over {range}")
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn sampled(mean: Option<SampledMean>) -> String {
+    mean.map_or_else(dash, |m| {
+        with_interval(m.mean_ns, Some((m.low_ns, m.high_ns)))
+    })
+}

@@ -1,0 +1,139 @@
+//! Two profiles beside each other: what counts as a change, and what is refused.
+
+mod common;
+
+use common::{callbacks, file};
+use report::{
+    Observed, ResultFile,
+    compare::{Measure, NotComparable, compare_profiles},
+    latency::Latency,
+    letter,
+    schema::{CallbackKind, Record, ResultKind, RunRecord},
+};
+
+const KIND: CallbackKind = CallbackKind::ClearFlushYoung;
+
+fn run(number: u32) -> Record {
+    Record::Run(Box::new(RunRecord {
+        run: number,
+        started_utc: "2026-01-01T00:00:00Z".to_owned(),
+        duration_s: 10.0,
+        pid: None,
+        guest: None,
+        complete: true,
+        ended_by: None,
+        sampling: Observed::missing("a test"),
+        stack_every: None,
+        event_every: None,
+    }))
+}
+
+/// A profile with one run per pair of samples in and outside of the walk.
+fn profile(name: &str, runs: &[(u64, u64)]) -> ResultFile {
+    let folder = tempfile::tempdir().unwrap();
+    let mut records = Vec::new();
+    for (number, (walk, notifier)) in (0..).zip(runs) {
+        records.push(run(number));
+        let mut cell = callbacks(KIND, 16, 1_000_000, *walk, *notifier);
+        cell.set_run(number);
+        records.push(cell);
+    }
+    file(folder.path(), name, ResultKind::Profile, &records)
+}
+
+fn change(base: &ResultFile, new: &ResultFile, measure: Measure) -> (bool, Option<f64>) {
+    let compared = compare_profiles(base, new).unwrap();
+    let found = compared.changes.iter().find(|c| c.measure == measure);
+    found.map(|c| (c.significant, c.p)).unwrap()
+}
+
+#[test]
+fn a_change_beyond_the_error_of_the_samples_is_told_from_one_within() {
+    let (base, faster) = (profile("a", &[(400, 600)]), profile("b", &[(200, 600)]));
+    let (significant, p) = change(&base, &faster, Measure::RmapPart);
+    assert!(significant && p.unwrap() < 1e-6, "{p:?}");
+    // 400 and 430 samples: 1.04 standard errors.
+    let (significant, p) = change(&base, &profile("c", &[(430, 600)]), Measure::RmapPart);
+    assert!(!significant && (p.unwrap() - 0.3).abs() < 0.03, "{p:?}");
+}
+
+#[test]
+fn runs_that_differ_more_than_their_samples_widen_the_error() {
+    let base = profile("a", &[(400, 600), (410, 600), (390, 600)]);
+    let steady = profile("b", &[(300, 600), (305, 600), (295, 600)]);
+    let wandering = profile("c", &[(100, 600), (600, 600), (200, 600)]);
+    assert!(change(&base, &steady, Measure::RmapPart).0);
+    assert!(!change(&base, &wandering, Measure::RmapPart).0);
+}
+
+#[test]
+fn a_rate_needs_four_runs_on_each_side() {
+    let few = profile("a", &[(40, 60); 3]);
+    assert!(!change(&few, &few, Measure::Rate).0);
+    let rates = |factor: u64| {
+        let mut file = profile("r", &[(40, 60); 4]);
+        let mut number = 0;
+        for record in &mut file.records {
+            if let Record::Callbacks(cell) = record {
+                number += 1;
+                cell.callbacks = 1_000_000 * factor + number;
+                cell.pages = cell.callbacks;
+            }
+        }
+        file
+    };
+    assert!(change(&rates(1), &rates(2), Measure::Rate).0);
+    assert!(!change(&rates(1), &rates(1), Measure::Rate).0);
+}
+
+#[test]
+fn quantiles_differ_where_their_intervals_do_not_meet() {
+    let timed = |ns: u64| {
+        let mut latency = Latency::new();
+        (0..10_000).for_each(|i| latency.record_ns(ns + i % 50));
+        let mut file = profile("t", &[(40, 60)]);
+        for record in &mut file.records {
+            if let Record::Callbacks(cell) = record {
+                cell.samples = Observed::missing("timed");
+                cell.latency = Observed::Value(latency.clone());
+            }
+        }
+        file
+    };
+    assert!(change(&timed(1000), &timed(1400), Measure::P50).0);
+    assert!(!change(&timed(1000), &timed(1000), Measure::P99).0);
+    let error = compare_profiles(&timed(1000), &profile("s", &[(400, 600)])).unwrap_err();
+    assert!(matches!(error, NotComparable::Mechanism { .. }), "{error}");
+}
+
+#[test]
+fn a_change_is_printed_as_time_and_share_and_no_change_as_a_tilde() {
+    let base = profile("a", &[(400, 600)]);
+    let compared = compare_profiles(&base, &profile("b", &[(200, 600)])).unwrap();
+    let text: String = compared.tables().iter().map(letter::within).collect();
+    // 200 samples of 250 µs over a million callbacks.
+    assert!(
+        text.contains("-50.0 (-50.0 %)") && text.contains('~'),
+        "{text}"
+    );
+    assert!(
+        text.lines()
+            .all(|line| line.chars().count() <= letter::WIDTH),
+        "{text}"
+    );
+}
+
+#[test]
+fn profiles_without_a_common_chain_length_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = [run(0), callbacks(KIND, 200, 1_000_000, 400, 600)];
+    let other = file(folder.path(), "o", ResultKind::Profile, &records);
+    let error = compare_profiles(&profile("a", &[(400, 600)]), &other).unwrap_err();
+    assert!(
+        matches!(error, NotComparable::NothingInCommon { .. }),
+        "{error}"
+    );
+    let bench = file(folder.path(), "b", ResultKind::Bench, &[]);
+    let error = compare_profiles(&other, &bench).unwrap_err();
+    assert!(matches!(error, NotComparable::Kind { .. }), "{error}");
+}
