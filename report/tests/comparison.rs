@@ -143,11 +143,16 @@ fn a_missing_side_is_a_dash_and_never_a_number() {
         "none was measured: {headers:?}"
     );
     let swept = cell("bitlock", Op::Age, 1, Cache::Swept, &[12.0; 6]);
-    let cells = [cell("bitlock", Op::Age, 4, Cache::Hot, &[9.0; 6]), swept];
+    let hot = |len| cell("bitlock", Op::Age, len, Cache::Hot, &[9.0; 6]);
+    let cells = [hot(4), hot(16), swept];
     let bench = file(folder.path(), "holes.jsonl", ResultKind::Bench, &cells);
     let tables = compare(&bench, &profile, None).unwrap().tables();
     let first = &tables[1].rows()[0];
-    assert_eq!(first[2..4], ["-", "12.0"], "no hot cell at 1: {first:?}");
+    assert_eq!(
+        first[2..4],
+        ["-", "12.0 ±0.00"],
+        "no hot cell at 1: {first:?}"
+    );
 }
 
 #[test]
