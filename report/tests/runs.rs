@@ -101,5 +101,5 @@ fn runs_without_a_common_cell_are_refused() {
     let base = file(ResultKind::Bench, vec![cell("a", 1.0)]);
     let new = file(ResultKind::Bench, vec![cell("b", 1.0)]);
     let error = compare_runs(&base, &new).unwrap_err();
-    assert!(error.to_string().contains("no cell in common"), "{error}");
+    assert!(error.to_string().contains("nothing in common"), "{error}");
 }
