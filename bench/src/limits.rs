@@ -1,9 +1,9 @@
 //! Physical limits: what the same loads cost with nothing around them.
 //!
 //! A limit answers the aging calls like a scheme, so that it is a row of the same
-//! table, and does nothing else: one flat array of words, one word per gfn of the
-//! only memslot, and shadow pages as everywhere. No memslot lookup, no levels, no
-//! operations table of its own. Mutators are not synchronised with agers, so a
+//! table, and reads what every callback reads: the memslots, one word per page of each
+//! level, descriptors and SPTEs. What it has not is a lock, a read side, or anything
+//! else that keeps others out. Mutators are not synchronised with agers, so a
 //! limit belongs in workloads without mutators
 //! ([`Subject::concurrent`](crate::subject::Subject) is false). Memory stays sound
 //! whatever is done: nothing is freed before the limit is dropped.
@@ -47,10 +47,10 @@ pub trait Around: Send + Sync + 'static {
         words: &[AtomicPtr<()>],
         _mutators: &Mutex<DescCache>,
         mut walk: impl FnMut(*mut ()) -> ControlFlow<()>,
-    ) {
-        let _over = words
+    ) -> ControlFlow<()> {
+        words
             .iter()
-            .try_for_each(|word| Self::visit(word, &mut walk));
+            .try_for_each(|word| Self::visit(word, &mut walk))
     }
 }
 
@@ -106,12 +106,13 @@ impl Around for Stream {
         words: &[AtomicPtr<()>],
         mutators: &Mutex<DescCache>,
         _: impl FnMut(*mut ()) -> ControlFlow<()>,
-    ) {
+    ) -> ControlFlow<()> {
         let _held = mutators.lock();
         // SAFETY: an AtomicPtr is as large and aligned as a usize, and nobody stores
         // to the words without the mutex held here.
         let words = unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) };
         std::hint::black_box(read_all(words));
+        ControlFlow::Continue(())
     }
 }
 
@@ -136,11 +137,12 @@ fn read_in_order(words: &[usize]) -> usize {
     words.iter().fold(0, |all, word| all | word)
 }
 
-/// One flat array of words with shadow pages behind it.
+/// Arrays of words, one per level, with shadow pages behind them.
 #[derive(Debug)]
 pub struct LimitMmu<A> {
     base: Gfn,
-    words: Box<[AtomicPtr<()>]>,
+    /// Only 4K pages are mapped: the words of the others stay null, and are read.
+    words: [Box<[AtomicPtr<()>]>; Level::COUNT],
     slots: Memslots,
     accessed: AccessedBits,
     cache: Mutex<DescCache>,
@@ -157,7 +159,11 @@ impl<A: Around> LimitMmu<A> {
             return Err(RmapError::NotSupported("hold more than one memslot"));
         };
         let slots = Memslots::without_heads(config)?;
-        let words = (0..slot.npages).map(|_| AtomicPtr::default()).collect();
+        let words = Level::ALL.map(|level| {
+            let end = slot.base_gfn.0 + slot.npages;
+            let indices = slot.base_gfn.0 >> level.shift()..=(end - 1) >> level.shift();
+            indices.map(|_| AtomicPtr::default()).collect()
+        });
         Ok(Box::new(Self {
             base: slot.base_gfn,
             words,
@@ -168,21 +174,38 @@ impl<A: Around> LimitMmu<A> {
         }))
     }
 
+    /// The words of all pages of `level` that hold a gfn of `range`, which must lie in
+    /// the slot.
     #[inline(always)]
-    fn words(&self, range: GfnRange) -> &[AtomicPtr<()>] {
-        let first = range.start.0.saturating_sub(self.base.0) as usize;
-        let end = range.end.0.saturating_sub(self.base.0) as usize;
-        self.words
-            .get(first..end.min(self.words.len()))
+    fn words(&self, range: GfnRange, level: Level) -> &[AtomicPtr<()>] {
+        let base = self.base.0 >> level.shift();
+        let first = (range.start.0 >> level.shift()) - base;
+        let last = ((range.end.0 - 1) >> level.shift()) - base;
+        self.words[level.index()]
+            .get(first as usize..=last as usize)
             .unwrap_or(&[])
+    }
+
+    /// The word of a 4K page.
+    fn word(&self, gfn: Gfn) -> Result<&AtomicPtr<()>, RmapError> {
+        self.slots.slot(gfn)?;
+        let words = self.words(GfnRange::single(gfn), Level::Size4K);
+        words.first().ok_or(RmapError::NoMemslot(gfn))
     }
 
     #[inline(always)]
     fn walk(&self, range: GfnRange, mut visit: impl FnMut(&Spte) -> ControlFlow<()>) {
-        A::walk_range(self.words(range), &self.cache, |word| {
-            // SAFETY: I-life: descriptors and shadow pages live as long as the limit.
-            unsafe { pte_list::walk(decode(word), &mut visit) }
-        });
+        for (_, range) in self.slots.overlapping(range) {
+            for level in Level::ALL {
+                let walked = A::walk_range(self.words(range, level), &self.cache, |word| {
+                    // SAFETY: I-life: descriptors and shadow pages live as long as the limit.
+                    unsafe { pte_list::walk(decode(word), &mut visit) }
+                });
+                if walked.is_break() {
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -216,9 +239,7 @@ impl<A: Around> Mmu for LimitMmu<A> {
             return Err(RmapError::NotSupported("map huge pages"));
         }
         let spte = self.slots.slot(mapping.gfn)?.spte(mapping)?;
-        let [word] = self.words(GfnRange::single(mapping.gfn)) else {
-            return Err(RmapError::NoMemslot(mapping.gfn));
-        };
+        let word = self.word(mapping.gfn)?;
         let mut cache = self.cache.lock();
         // SAFETY: I-life: shadow pages live as long as the limit.
         let entry = unsafe { spte.as_ref() };
@@ -296,9 +317,7 @@ impl<A: Around> Mmu for LimitMmu<A> {
     }
 
     fn chain_len(&self, gfn: Gfn, level: Level) -> Result<u32, RmapError> {
-        let [word] = self.words(GfnRange::single(gfn)) else {
-            return Err(RmapError::NoMemslot(gfn));
-        };
+        let word = self.word(gfn)?;
         if level != Level::Size4K {
             return Ok(0);
         }
@@ -321,7 +340,7 @@ impl<A: Around> Mmu for LimitMmu<A> {
 
 impl<A> Drop for LimitMmu<A> {
     fn drop(&mut self) {
-        for word in &mut self.words {
+        for word in &mut self.words[Level::Size4K.index()] {
             if let Chain::Many(first) = decode(*word.get_mut()).chain() {
                 // SAFETY: I-life: nobody else has the limit any more.
                 unsafe { Garbage::Chain(first).take_apart(drop) };

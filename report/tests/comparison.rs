@@ -137,7 +137,11 @@ fn a_missing_side_is_a_dash_and_never_a_number() {
     let tables = result.tables();
     let beside = &tables[1];
     assert!(beside.title().contains("synthetic beside real"));
-    let headers: Vec<&str> = beside.columns().iter().map(report::table::Column::header).collect();
+    let headers: Vec<&str> = beside
+        .columns()
+        .iter()
+        .map(report::table::Column::header)
+        .collect();
     assert!(
         !headers.contains(&"cold (ns)"),
         "none was measured: {headers:?}"

@@ -112,7 +112,7 @@ fn faults_that_wait_longer_confirm_that_falling_back_hurts() {
     let with = |fallback: &[f64]| {
         let aged = |scheme, rounds_: &[f64]| {
             changed(
-                rounds("interference", scheme, Op::Fault, "due_p99_ns", 15, rounds_),
+                rounds("interference", scheme, Op::Fault, "due_p50_ns", 15, rounds_),
                 |cell| cell.params.aging = Some("back_to_back".to_owned()),
             )
         };

@@ -16,6 +16,7 @@ use report::schema::{Op, Params};
 use rmap::Mmu;
 
 use crate::clock::Clock;
+use crate::counters::{self, CounterSet};
 use crate::disturb::ThreadDisturbance;
 use crate::plan::{Plan, Scale};
 use crate::team::{self, Member};
@@ -126,6 +127,8 @@ struct AgersCell {
 struct Part {
     /// Callbacks in a microsecond.
     per_us: f64,
+    /// Counters per callback.
+    counters: Vec<counters::Reading>,
     disturbance: ThreadDisturbance,
 }
 
@@ -179,10 +182,18 @@ impl AgersCell {
         let member = |index| -> Member<'_, Result<Part>> {
             let mut sweep = self.ranges.sweep(index, agers);
             Box::new(move |seat| {
-                let timed = || age_for(mmu, clock, &mut sweep, time);
-                let (per_us, disturbance) = seat.measure(timed).context("another thread failed")?;
+                let mut counters = CounterSet::open();
+                counters.clear();
+                let timed = || {
+                    counters.start();
+                    let done = age_for(mmu, clock, &mut sweep, time);
+                    counters.stop();
+                    done
+                };
+                let (done, disturbance) = seat.measure(timed).context("another thread failed")?;
                 Ok(Part {
-                    per_us,
+                    per_us: done.callbacks as f64 * 1000.0 / done.ns,
+                    counters: counters.per_operation(done.callbacks),
                     disturbance,
                 })
             })
@@ -193,8 +204,14 @@ impl AgersCell {
     }
 }
 
-/// Callbacks in a microsecond.
-fn age_for(mmu: &dyn Mmu, clock: Clock, sweep: &mut Sweep, time: Duration) -> f64 {
+/// Callbacks, and the time they took.
+struct Done {
+    callbacks: u64,
+    ns: f64,
+}
+
+/// Goes over the pages for this long.
+fn age_for(mmu: &dyn Mmu, clock: Clock, sweep: &mut Sweep, time: Duration) -> Done {
     let start = clock.now();
     let end = start + clock.ticks(time);
     let mut callbacks = 0;
@@ -203,7 +220,8 @@ fn age_for(mmu: &dyn Mmu, clock: Clock, sweep: &mut Sweep, time: Duration) -> f6
         callbacks += BATCH;
         let now = clock.now();
         if now >= end {
-            return callbacks as f64 * 1000.0 / clock.elapsed_ns(start, now).max(1.0);
+            let ns = clock.elapsed_ns(start, now).max(1.0);
+            return Done { callbacks, ns };
         }
     }
 }
@@ -237,7 +255,10 @@ impl Measure for AgersCell {
 fn gather(parts: &[Part], alone: Option<&Part>) -> Measured {
     let speeds = parts.iter().map(|part| part.per_us);
     let total: f64 = speeds.clone().sum();
-    let mut readings = vec![Reading::new(Op::Age, "gfns_per_us", total)];
+    let mut readings = vec![Reading {
+        counters: parts.first().map_or_else(Vec::new, |p| p.counters.clone()),
+        ..Reading::new(Op::Age, "gfns_per_us", total)
+    }];
     if let Some(alone) = alone {
         let slowest = speeds.clone().fold(f64::INFINITY, f64::min);
         let fastest = speeds.fold(0.0, f64::max);
@@ -266,6 +287,7 @@ mod tests {
         };
         Part {
             per_us,
+            counters: Vec::new(),
             disturbance,
         }
     }
@@ -305,6 +327,7 @@ mod tests {
             cell.measure.prepare().unwrap();
             let measured = cell.measure.measure(&mut tools).unwrap();
             assert!(measured.readings.iter().all(|r| r.value > 0.0));
+            assert!(!measured.readings[0].counters.is_empty());
             let several = cell.params.agers > Some(1);
             assert_eq!(measured.readings.len(), if several { 3 } else { 1 });
             assert_eq!(cell.params.ranges.is_some(), several);

@@ -15,6 +15,7 @@ use report::schema::{Cache, Op, Params};
 use rmap::{Access, Mapping, RmapError, Vcpu};
 
 use crate::clock::Clock;
+use crate::counters;
 use crate::disturb::ThreadWatch;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
@@ -132,26 +133,61 @@ impl WriterCell {
         self.rng.shuffle(&mut self.mappings);
     }
 
-    /// Times every operation once on all pages and leaves them as they were.
-    fn pass(&mut self, vm: &Vm) -> Result<(), RmapError> {
-        let (mmu, vcpu, clock) = (vm.mmu(), &mut self.vcpu, self.clock);
-        for (op, ns) in OPS.iter().zip(&mut self.ns) {
-            let start = clock.now();
-            for &mapping in &self.mappings {
-                match op {
-                    Op::Zap => drop(mmu.zap(vcpu, mapping)?),
-                    Op::UnmapRange => drop(mmu.unmap_range(vcpu, vm::range(mapping.gfn.0, 1))?),
-                    _ => drop(mmu.fault(vcpu, mapping, Access::Write)?),
-                }
-            }
-            ns.push(clock.elapsed_ns(start, clock.now()) / self.mappings.len() as f64);
-        }
-        for alias in 0..self.chain_len {
-            for gfn in 0..GFNS {
-                mmu.fault(vcpu, vm::mapping(gfn, alias), Access::Write)?;
+    /// Does one operation on all drawn SPTEs.
+    fn run_all(&mut self, vm: &Vm, op: Op) -> Result<(), RmapError> {
+        let (mmu, vcpu) = (vm.mmu(), &mut self.vcpu);
+        for &mapping in &self.mappings {
+            match op {
+                Op::Zap => drop(mmu.zap(vcpu, mapping)?),
+                Op::UnmapRange => drop(mmu.unmap_range(vcpu, vm::range(mapping.gfn.0, 1))?),
+                _ => drop(mmu.fault(vcpu, mapping, Access::Write)?),
             }
         }
         Ok(())
+    }
+
+    /// Maps again what a pass has unmapped.
+    fn map_again(&mut self, vm: &Vm) -> Result<(), RmapError> {
+        for alias in 0..self.chain_len {
+            for gfn in 0..GFNS {
+                let mapping = vm::mapping(gfn, alias);
+                vm.mmu().fault(&mut self.vcpu, mapping, Access::Write)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Times every operation once on all pages and leaves them as they were.
+    fn pass(&mut self, vm: &Vm) -> Result<(), RmapError> {
+        for (place, op) in OPS.into_iter().enumerate() {
+            let start = self.clock.now();
+            self.run_all(vm, op)?;
+            let ns = self.clock.elapsed_ns(start, self.clock.now());
+            self.ns[place].push(ns / self.mappings.len() as f64);
+        }
+        self.map_again(vm)
+    }
+
+    /// Counts the events of each operation in passes that are not timed: starting
+    /// and stopping the counters takes system calls.
+    fn count(&mut self, vm: &Vm, tools: &mut Tools) -> Result<Vec<Vec<counters::Reading>>> {
+        let mut counted = Vec::with_capacity(OPS.len());
+        for of in OPS {
+            self.draw();
+            for op in OPS {
+                if op == of {
+                    tools.counters.clear();
+                    tools.counters.start();
+                }
+                self.run_all(vm, op)?;
+                if op == of {
+                    tools.counters.stop();
+                    counted.push(tools.counters.per_operation(self.mappings.len() as u64));
+                }
+            }
+            self.map_again(vm)?;
+        }
+        Ok(counted)
     }
 }
 
@@ -161,7 +197,7 @@ impl Measure for WriterCell {
         Ok(())
     }
 
-    fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
+    fn measure(&mut self, tools: &mut Tools) -> Result<Measured> {
         let vm = self
             .vm
             .take()
@@ -177,12 +213,17 @@ impl Measure for WriterCell {
             self.pass(&vm)?;
         }
         let threads = vec![watch.stop()];
+        let counters = self.count(&vm, tools)?;
         self.vm = Some(vm);
-        let reading = |(op, ns): (&Op, &Vec<f64>)| {
+        let reading = |((op, ns), counters): ((Op, &Vec<f64>), Vec<counters::Reading>)| {
             let median = report::stats::median(ns).context("no pass was timed")?;
-            Ok(Reading::new(*op, "ns_per_op", median))
+            Ok(Reading {
+                counters,
+                ..Reading::new(op, "ns_per_op", median)
+            })
         };
-        let readings: Result<_> = OPS.iter().zip(&self.ns).map(reading).collect();
+        let timed = OPS.into_iter().zip(&self.ns).zip(counters);
+        let readings: Result<_> = timed.map(reading).collect();
         Ok(Measured {
             readings: readings?,
             threads,
@@ -210,6 +251,12 @@ mod tests {
                 let ops: Vec<_> = measured.readings.iter().map(|r| r.op).collect();
                 assert_eq!(ops, OPS);
                 assert!(measured.readings.iter().all(|r| r.value > 0.0));
+                // A software counter is there on every machine.
+                let task_clock = |reading: &Reading| {
+                    let counters = reading.counters.iter();
+                    counters.filter(|c| c.0 == "task-clock-ns").count() == 1
+                };
+                assert!(measured.readings.iter().all(task_clock));
                 let vm = cell.vm.unwrap();
                 let len = vm.mmu().chain_len(Gfn(7), Level::Size4K).unwrap();
                 assert_eq!(len, chain_len, "{}", scheme.name);

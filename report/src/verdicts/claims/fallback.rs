@@ -20,29 +20,40 @@ pub(crate) static CLAIM: Claim = Claim {
     judge,
 };
 
+/// What decides. The median is every other fault's; the 99th percentile is shown, but
+/// on a shared machine it is that of the machine.
+const MEDIAN: &str = "due_p50_ns";
+const TAIL: &str = "due_p99_ns";
+
 fn judge(evidence: &Evidence<'_>) -> Judged {
-    let cell = |scheme, aging: &'static str| {
+    let cell = |scheme, aging: &'static str, metric| {
         let fits =
             move |p: &Params| p.chain_len == Some(CHAIN) && p.aging.as_deref() == Some(aging);
-        evidence.cell(("interference", scheme, Op::Fault, "due_p99_ns"), fits)
+        evidence.cell(("interference", scheme, Op::Fault, metric), fits)
     };
-    let cells = (
-        cell("single-fallback", "back_to_back"),
-        cell("bitlock", "back_to_back"),
-    );
-    let (Some(fallback), Some(bitlock)) = cells else {
+    let cells = |metric| {
+        (
+            cell("single-fallback", "back_to_back", metric),
+            cell("bitlock", "back_to_back", metric),
+        )
+    };
+    let (Some(fallback), Some(bitlock)) = cells(MEDIAN) else {
         return Judged::open("interference has no cells for both schemes", vec![]);
     };
-    let Some(times) = ratio("p99, single-fallback / bitlock", fallback, bitlock) else {
+    let Some(times) = ratio("median, single-fallback / bitlock", fallback, bitlock) else {
         return Judged::open("a cell of interference has no value", vec![]);
     };
     let limits = bounds(&times);
     let mut numbers = vec![
-        median("fault p99 while aging, single-fallback", "ns", fallback),
-        median("fault p99 while aging, bitlock", "ns", bitlock),
+        median("median fault while aging, single-fallback", "ns", fallback),
+        median("median fault while aging, bitlock", "ns", bitlock),
     ];
-    numbers.extend(cell("bitlock", "none").map(|c| median("fault p99, no aging", "ns", c)));
+    let alone = cell("bitlock", "none", MEDIAN);
+    numbers.extend(alone.map(|c| median("median fault, no aging", "ns", c)));
     numbers.push(times);
+    if let (Some(fallback), Some(bitlock)) = cells(TAIL) {
+        numbers.extend(ratio("p99, single-fallback / bitlock", fallback, bitlock));
+    }
     match limits {
         Some((low, _)) if low > 1.0 => Judged::new(
             Verdict::Confirmed,
