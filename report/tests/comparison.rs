@@ -6,7 +6,9 @@ use common::{callbacks, cell, file, with_young};
 use report::{
     Observed, ResultFile,
     compare::{CompareError, YoungShares, compare, cost_records},
-    embed, letter,
+    embed,
+    latency::Latency,
+    letter,
     schema::{Cache, CallbackKind, Op, Record, ResultKind},
     table::Format,
 };
@@ -109,6 +111,26 @@ fn a_cost_sampled_at_two_rates_is_compared_at_rate_zero() {
     near(cost.rate_zero.value().unwrap().mean_ns, 230.0);
     let one_rate = cost_records(&records[..1], 0);
     assert!(one_rate[0].raw.value().is_some() && one_rate[0].rate_zero.reason().is_some());
+}
+
+#[test]
+fn no_end_of_a_mean_times_interval_is_below_nothing() {
+    let mut record = callbacks(CallbackKind::ClearYoung, 1, 100, 0, 0);
+    let mut latency = Latency::new();
+    latency.record_many_ns(1000, 99);
+    latency.record_ns(10_000_000);
+    if let Record::Callbacks(callbacks) = &mut record {
+        callbacks.samples = Observed::missing("every one was timed");
+        callbacks.latency = Observed::Value(latency.clone());
+        callbacks.wait = Observed::Value(latency);
+    }
+    let costs = cost_records(&[record], 0);
+    let raw = costs[0].raw.value().expect("timed");
+    assert_eq!(raw.low_ns, 0.0, "{raw:?}");
+    assert!(
+        raw.mean_ns > 100_000.0 && raw.high_ns > raw.mean_ns,
+        "{raw:?}"
+    );
 }
 
 #[test]

@@ -11,36 +11,80 @@ use std::{
 use crate::common::{callbacks, exact_host, kernel_version, record, rmap_statistics};
 use guest::{Driver, Guest, GuestConfig, live};
 use nix::{
-    sched::{CpuSet, sched_setaffinity},
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
 use report::{
     ResultFile,
     latency::Latency,
+    proportion::Counts,
     schema::{CallbackKind, CallbackRecord, ChainLen},
 };
 
-/// Reads the statistics on every CPU again and again while `act` runs: wherever an
-/// ager runs, somebody on another CPU holds the lock.
-fn while_holding(path: &Path, act: impl FnOnce()) {
-    let cpus = thread::available_parallelism().expect("CPUs").get();
-    assert!(cpus > 1, "somebody must run while another holds the lock");
+/// CPU of the thread that ages.
+const AGER_CPU: usize = 0;
+/// CPU of the thread that holds the lock.
+const HOLDER_CPU: usize = 1;
+
+/// A single ager that asks all the time waits once for every hold. khugepaged rests
+/// between scans and prepares each, so one hold in so many at least is waited for.
+const LEAST_WAITED_FOR: u64 = 10;
+
+/// Lets a thread run on one CPU only; 0 is the calling thread.
+fn pin(thread: Pid, cpu: usize) {
+    let mut only = CpuSet::new();
+    only.set(cpu).expect("a CPU");
+    sched_setaffinity(thread, &only).expect("pinned");
+}
+
+/// khugepaged kept on one CPU, until this goes.
+struct Pinned {
+    khugepaged: Pid,
+    before: CpuSet,
+}
+
+impl Pinned {
+    fn new(cpu: usize) -> Self {
+        let entries = fs::read_dir("/proc").expect("procfs").flatten();
+        let is_khugepaged = |path: &Path| {
+            fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == "khugepaged")
+        };
+        let khugepaged = entries
+            .filter(|entry| is_khugepaged(&entry.path()))
+            .find_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .expect("khugepaged runs");
+        let khugepaged = Pid::from_raw(khugepaged);
+        let before = sched_getaffinity(khugepaged).expect("its CPUs");
+        pin(khugepaged, cpu);
+        Self { khugepaged, before }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = sched_setaffinity(self.khugepaged, &self.before);
+    }
+}
+
+/// Reads the statistics again and again on another CPU than the ager's while `act`
+/// runs; returns how often it did.
+fn while_holding(path: &Path, act: impl FnOnce()) -> u64 {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        for cpu in 0..cpus {
-            let stop = &stop;
-            scope.spawn(move || {
-                let mut this_cpu = CpuSet::new();
-                this_cpu.set(cpu).expect("a CPU");
-                sched_setaffinity(Pid::from_raw(0), &this_cpu).expect("pinned");
-                while !stop.load(Ordering::Relaxed) {
-                    fs::read(path).expect("readable");
-                }
-            });
-        }
+        let holder = scope.spawn(|| {
+            pin(Pid::from_raw(0), HOLDER_CPU);
+            let mut reads = 0;
+            while !stop.load(Ordering::Relaxed) {
+                fs::read(path).expect("readable");
+                reads += 1;
+            }
+            reads
+        });
         act();
         stop.store(true, Ordering::Relaxed);
-    });
+        holder.join().expect("reads")
+    })
 }
 
 /// How long one read takes while nobody else wants the lock.
@@ -79,6 +123,8 @@ fn waiting_for_mmu_lock_is_told_from_walking() {
     let Some(()) = live::where_possible(name, able) else {
         return;
     };
+    let cpus = thread::available_parallelism().expect("CPUs").get();
+    assert!(cpus > 1, "somebody must run while another holds the lock");
     // Many heads, so that one read of the statistics holds the lock for long.
     let guest = Guest::start(GuestConfig::new(16_384, 1).with_driver(Driver::Khugepaged));
     let guest = guest.expect("the guest starts");
@@ -87,37 +133,51 @@ fn waiting_for_mmu_lock_is_told_from_walking() {
         return;
     };
     let hold = hold(&path);
+    // Where a holder and the ager share a CPU, the holder waits while the ager runs.
+    let pinned = Pinned::new(AGER_CPU);
     let free = record(&[], || guest.drive_once().expect("looks"));
+    let mut holds = 0;
     let held = record(&[], || {
-        while_holding(&path, || guest.drive_once().expect("looks"));
+        holds = while_holding(&path, || guest.drive_once().expect("looks"));
     });
+    drop(pinned);
     guest.stop().expect("stops");
     let waits = |file| latencies(file, |r| r.wait.value());
     let (free, held) = (waits(&free), waits(&held));
-    // Many callbacks fit between two reads and wait for nobody.
     let long = u64::try_from(hold.as_nanos()).expect("short") / 4;
-    let (free_long, held_long) = (longer(&free, long), longer(&held, long));
-    println!("a read of {hold:?}");
-    for (of, waits, long) in [
-        ("nobody holds", &free, free_long),
-        ("held", &held, held_long),
-    ] {
+    let (free, held) = (longer(&free, long), longer(&held, long));
+    println!("{holds} reads of {hold:?}");
+    let counted = |of, by: &[(&str, u64)]| {
         let of = format!("test_young callbacks, mmu_lock: {of}");
-        let by = [("all", waits.count()), ("waited a quarter of a hold", long)];
-        live::counted(name, &of, &by);
-    }
+        live::counted(name, &of, by);
+    };
+    let (all, waited) = ("all", "waited a quarter of a hold");
+    counted("nobody holds", &[(all, free.trials), (waited, free.hits)]);
+    let of_held = [(all, held.trials), (waited, held.hits), ("holds", holds)];
+    counted("held", &of_held);
+    let is_higher = low_end(held) > high_end(free);
+    let are_waited_for = held.hits * LEAST_WAITED_FOR >= holds;
     if ages_without_mmu_lock() {
-        assert!(held_long * 50 <= held.count(), "nobody waits for mmu_lock");
+        assert!(!are_waited_for, "nobody waits for mmu_lock");
     } else {
-        assert!(
-            held_long >= 10 * free_long.max(2),
-            "the holders are waited for"
-        );
+        assert!(is_higher && are_waited_for, "the holder is waited for");
     }
 }
 
+/// Ends of the 95 % interval of a share.
+fn low_end(share: Counts) -> f64 {
+    share.share_ci95().expect("callbacks").0
+}
+
+fn high_end(share: Counts) -> f64 {
+    share.share_ci95().expect("callbacks").1
+}
+
 /// How many spans are longer than `ns`.
-fn longer(spans: &Latency, ns: u64) -> u64 {
+fn longer(spans: &Latency, ns: u64) -> Counts {
     let long = spans.recorded().filter(|(span, _)| *span > ns);
-    long.map(|(_, count)| count).sum()
+    Counts {
+        hits: long.map(|(_, count)| count).sum(),
+        trials: spans.count(),
+    }
 }

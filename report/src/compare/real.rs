@@ -272,10 +272,11 @@ impl ExactSums {
         let mean = self.total_ns / n;
         let variance = (self.total_sq / n - mean * mean).max(0.0);
         let half = 1.96 * (variance / n).sqrt();
+        // A few long waits among short ones make it wide; no time is below nothing.
         let around = |m: f64| SampledMean {
-            mean_ns: m,
-            low_ns: m - half,
-            high_ns: m + half,
+            mean_ns: m.max(0.0),
+            low_ns: (m - half).max(0.0),
+            high_ns: (m + half).max(0.0),
         };
         let walk =
             (self.wait_calls > 0).then(|| around(mean - self.wait_ns / self.wait_calls as f64));
