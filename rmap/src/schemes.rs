@@ -7,6 +7,7 @@ use crate::{
     config::{MAX_ALIASES, MmuConfig},
     error::RmapError,
     mmu::Mmu,
+    scheme::NeedsMmuLock,
 };
 
 pub mod bitlock;
@@ -56,6 +57,12 @@ pub struct SchemeInfo {
     /// An age call that finds a young page early leaves SPTEs unaged that would take
     /// longer to reach; where false, it ages all that the scheme can reach.
     pub stops_when_fast: bool,
+    /// What of an age call waits for mmu_lock; where it [stops when
+    /// fast](Self::stops_when_fast), of the part that may be fast. Claimed here and not
+    /// taken from the scheme's own constants, so that the two can disagree.
+    pub needs_mmu_lock: NeedsMmuLock,
+    /// Descriptors that left a chain may have to wait for readers.
+    pub defers_descs: bool,
     /// Which MMUs it has.
     pub mmus: Mmus,
     /// Builds an MMU that uses it.

@@ -24,7 +24,7 @@ use std::ops::ControlFlow;
 
 use crate::{
     head::{HeadWord, RmapHead},
-    scheme::{AgeOp, AgerContext, Scheme, walk_exclusive},
+    scheme::{AgeOp, AgerContext, NeedsMmuLock, Scheme, walk_exclusive},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -39,6 +39,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Never,
+    defers_descs: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<Bitlock>::boxed,
 };

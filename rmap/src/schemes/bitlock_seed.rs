@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 
 use crate::{
     head::{HeadWord, RmapHead},
-    scheme::{AgeOp, AgerContext, Scheme, WalkOrder, walk_exclusive},
+    scheme::{AgeOp, AgerContext, NeedsMmuLock, Scheme, WalkOrder, walk_exclusive},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -32,6 +32,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: cfg!(not(loom)),
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Never,
+    defers_descs: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<BitlockSeed>::boxed,
 };

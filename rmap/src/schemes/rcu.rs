@@ -28,7 +28,7 @@ use crate::{
     head::{HeadWord, RmapHead},
     pte_list,
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, Exclusion, FreePolicy, Scheme},
+    scheme::{AgeOp, AgerContext, Exclusion, FreePolicy, NeedsMmuLock, Scheme},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -43,6 +43,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Never,
+    defers_descs: true,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<Rcu>::boxed,
 };

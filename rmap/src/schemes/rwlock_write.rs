@@ -26,6 +26,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: false,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Always,
+    defers_descs: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<RwlockWrite>::boxed,
 };

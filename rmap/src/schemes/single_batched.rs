@@ -33,7 +33,7 @@ use crate::{
     prefetch::prefetch,
     pte_list,
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, FreePolicy, Scheme},
+    scheme::{AgeOp, AgerContext, FreePolicy, NeedsMmuLock, Scheme},
     schemes::{
         Mmus, SchemeInfo,
         single_bitlock::{SingleBitlock, walk_one_or_chain},
@@ -51,6 +51,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Never,
+    defers_descs: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleBatched>::boxed,
 };

@@ -28,7 +28,7 @@ use crate::{
     head::{Chain, HeadWord, RmapHead},
     pte_list,
     reclaim::ReadSide,
-    scheme::{AgeOp, AgerContext, FreePolicy, Scheme, visit_one},
+    scheme::{AgeOp, AgerContext, FreePolicy, NeedsMmuLock, Scheme, visit_one},
     schemes::{Mmus, SchemeInfo},
     shadow_mmu::ShadowMmu,
 };
@@ -43,6 +43,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Never,
+    defers_descs: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleBitlock>::boxed,
 };

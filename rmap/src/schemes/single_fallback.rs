@@ -28,6 +28,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Chains,
+    defers_descs: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleFallback>::boxed,
 };

@@ -26,6 +26,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::SkipsChains,
+    defers_descs: false,
     mmus: Mmus::Shadow,
     build: ShadowMmu::<SingleSkip>::boxed,
 };

@@ -11,6 +11,7 @@
 //! [`Mmu::deferred_tables`](crate::Mmu::deferred_tables).
 
 use crate::{
+    scheme::NeedsMmuLock,
     schemes::{Mmus, SchemeInfo},
     tdp_mmu::{AsKvm, TdpMmu},
 };
@@ -25,6 +26,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Never,
+    defers_descs: false,
     mmus: Mmus::Tdp,
     build: TdpMmu::<AsKvm>::boxed,
 };

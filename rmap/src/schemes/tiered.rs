@@ -12,6 +12,7 @@
 use crate::{
     gfn::GfnRange,
     mmu::{Aging, Mmu},
+    scheme::NeedsMmuLock,
     schemes::{Mmus, SchemeInfo, bitlock::Bitlock},
     shadow_mmu::ShadowMmu,
     tiered_mmu::{Callback, TieredMmu, Tiers},
@@ -27,6 +28,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: false,
+    needs_mmu_lock: NeedsMmuLock::Never,
+    defers_descs: false,
     mmus: Mmus::Both,
     build: TieredMmu::<Tiered>::boxed,
 };

@@ -27,6 +27,7 @@
 use crate::{
     gfn::GfnRange,
     mmu::{Aging, Mmu},
+    scheme::NeedsMmuLock,
     schemes::{Mmus, SchemeInfo, single_skip::SingleSkip},
     shadow_mmu::ShadowMmu,
     tiered_mmu::{Callback, TieredMmu, Tiers},
@@ -42,6 +43,8 @@ pub const INFO: SchemeInfo = SchemeInfo {
     parallel_agers: true,
     sound: true,
     stops_when_fast: true,
+    needs_mmu_lock: NeedsMmuLock::SkipsChains,
+    defers_descs: false,
     mmus: Mmus::Both,
     build: TieredMmu::<WasFast>::boxed,
 };

@@ -1,6 +1,6 @@
 //! What the aging callbacks must answer, and what they leave young.
 
-use rmap::{Aging, GfnRange, SchemeInfo};
+use rmap::{Aging, GfnRange, SchemeInfo, scheme::NeedsMmuLock};
 
 use crate::oracle::{Key, Oracle};
 
@@ -21,14 +21,14 @@ pub(crate) enum Sight {
 }
 
 impl Sight {
-    /// By name, so that a scheme that changes its mind is noticed.
+    /// What the registry's line claims, which the scheme then has to live up to.
     pub(crate) fn of(scheme: &SchemeInfo) -> Self {
-        match scheme.name {
-            "rwlock-write" | "rwlock-read" => Self::Locked,
-            "single-skip" => Self::SkipsChains,
-            "single-fallback" | "single-recheck" => Self::LocksChains,
-            "tiered-was-fast" => Self::LocksIfOld,
-            _ => Self::Everything,
+        match scheme.needs_mmu_lock {
+            NeedsMmuLock::Always => Self::Locked,
+            _ if scheme.stops_when_fast => Self::LocksIfOld,
+            NeedsMmuLock::Never => Self::Everything,
+            NeedsMmuLock::Chains => Self::LocksChains,
+            NeedsMmuLock::SkipsChains => Self::SkipsChains,
         }
     }
 }

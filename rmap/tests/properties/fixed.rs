@@ -1,7 +1,9 @@
 //! Cases chosen by hand: what a configuration may not say, and the edges of collapsing.
 
 use rmap::memslot::draw_permille;
-use rmap::{Access, Gfn, GfnRange, Level, Mapping, MemslotConfig, MmuConfig, RmapError, Vcpu};
+use rmap::{
+    Access, FaultOutcome, Gfn, GfnRange, Level, Mapping, MemslotConfig, MmuConfig, RmapError, Vcpu,
+};
 
 use crate::pair::ALIASES;
 
@@ -95,6 +97,47 @@ fn i_chain_only_whole_huge_pages_inside_the_slot_are_collapsible() {
             "{}",
             scheme.name
         );
+        assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
+    }
+}
+
+/// KVM zaps a whole rmap when a fault makes it longer than this.
+const KVM_THRESHOLD: u32 = 1000;
+
+#[test]
+#[cfg_attr(miri, ignore = "the interpreter is too slow for a thousand SPTEs")]
+fn i_chain_an_rmap_is_recycled_at_kvms_own_threshold_and_not_before() {
+    let page = GfnRange::single(Gfn(3));
+    for scheme in rmap::schemes().iter().chain(rmap::ablations()) {
+        // The TDP MMU's SPTE is in no rmap: it is neither counted nor zapped.
+        let outside = scheme.tdp_aliases();
+        let sptes = scheme.aliases(outside + KVM_THRESHOLD + 1);
+        let mmu = (scheme.build)(&MmuConfig::new(Gfn(0), 8, sptes)).expect("valid");
+        let mut vcpu = Vcpu::new();
+        let mut fault = |alias| {
+            let mapping = Mapping::new(page.start, Level::Size4K, alias);
+            mmu.fault(&mut vcpu, mapping, Access::Write)
+        };
+        for alias in 0..sptes.min(outside + KVM_THRESHOLD) {
+            let installed = matches!(fault(alias), Ok(FaultOutcome::Installed { .. }));
+            assert!(installed, "{}: SPTE {alias}", scheme.name);
+        }
+        let expected = if sptes > outside {
+            let zapped = KVM_THRESHOLD + 1;
+            let recycled = fault(sptes - 1);
+            assert_eq!(
+                recycled,
+                Ok(FaultOutcome::Recycled { zapped }),
+                "{}",
+                scheme.name
+            );
+            outside
+        } else {
+            sptes
+        };
+        let left = mmu.chain_len(page.start, Level::Size4K);
+        assert_eq!(left, Ok(expected), "{}", scheme.name);
+        assert_eq!(mmu.test_age(page).young, expected > 0, "{}", scheme.name);
         assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
     }
 }

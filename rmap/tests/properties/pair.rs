@@ -190,10 +190,10 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// Only lock-free walks of chains make descriptors wait, only the TDP MMU has
-    /// tables that can.
+    /// Descriptors wait only where the scheme says so, and only the TDP MMU has tables
+    /// that can.
     fn check_deferred(&self) -> Result<(), TestCaseError> {
-        prop_assert!(self.scheme.name == "rcu" || self.mmu.deferred_descs() == 0);
+        prop_assert!(self.scheme.defers_descs || self.mmu.deferred_descs() == 0);
         prop_assert!(self.scheme.tdp_aliases() > 0 || self.mmu.deferred_tables() == 0);
         Ok(())
     }

@@ -17,19 +17,22 @@ use crate::{
     schedules::{Schedules, explore},
 };
 
-/// A broken scheme has this many schedules to be caught in.
-const ENOUGH: Schedules = Schedules {
-    first_seed: 1,
-    count: 200_000,
-};
+/// A broken scheme has so many schedules to be caught in, from the seed asked for on:
+/// with the seed that caught it, the first one does.
+fn enough() -> Schedules {
+    Schedules {
+        count: 200_000,
+        ..Schedules::asked_for()
+    }
+}
 
 /// Runs a model until it fails, makes sure that the seed alone repeats the failure,
 /// and returns why it failed.
 fn must_be_caught(what: &str, model: impl Fn() + Clone + Send + Sync + 'static) -> String {
-    let failure = explore(ENOUGH, model.clone()).expect_err("the broken scheme was not caught");
+    let failure = explore(enough(), model.clone()).expect_err("the broken scheme was not caught");
     println!(
-        "{what}: caught at schedule {}: {}",
-        failure.schedules, failure.message
+        "{what}: caught at schedule {}, seed {}: {}",
+        failure.schedules, failure.seed, failure.message
     );
     let again = Schedules {
         first_seed: failure.seed,
