@@ -260,12 +260,16 @@ counters! {
         faults_unmatched,
         /// vCPU faults that began while one of the same task had not ended.
         faults_replaced,
+        /// Runs of the programs that time vCPU faults, of whichever VM.
+        fault_runs,
         /// Waits for `mmu_lock` that could not be remembered because the map was full.
         waits_full,
         /// Ends of waits for `mmu_lock` without a remembered beginning.
         waits_unmatched,
         /// Waits for `mmu_lock` whose kernel stack could not be read.
         waits_failed,
+        /// Runs of the programs that time waits, for whichever lock.
+        wait_runs,
         /// Faults and waits lost because the map of their histograms was full.
         interference_full,
     }

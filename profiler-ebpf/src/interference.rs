@@ -111,6 +111,7 @@ fn file(began: &Began) -> Option<()> {
 fn fault_begins(vcpu: u64) -> Option<()> {
     // SAFETY: a live per-CPU map value.
     let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
+    totals.fault_runs += 1;
     let kvm = read_member::<u64>(vcpu, &VCPU_KVM)?;
     let task = bpf_get_current_pid_tgid();
     if FAULTS.get_ptr(task).is_some() {
@@ -130,10 +131,12 @@ fn fault_begins(vcpu: u64) -> Option<()> {
 
 #[inline(always)]
 fn fault_ends() -> Option<()> {
+    // SAFETY: a live per-CPU map value.
+    let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
+    totals.fault_runs += 1;
     let task = bpf_get_current_pid_tgid();
     let Some(began) = FAULTS.get_ptr(task) else {
-        // SAFETY: a live per-CPU map value.
-        unsafe { (*TOTALS.get_ptr_mut(0)?).faults_unmatched += 1 };
+        totals.faults_unmatched += 1;
         return None;
     };
     // SAFETY: a live map value, copied before it is removed.
@@ -174,11 +177,12 @@ fn rs_fault_return(_context: RetProbeContext) -> u32 {
 
 #[inline(always)]
 fn wait_begins(context: &RawTracePointContext) -> Option<()> {
+    // SAFETY: a live per-CPU map value.
+    let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
+    totals.wait_runs += 1;
     // Every contended lock of the host comes by here: most are nobody's `mmu_lock`.
     // SAFETY: a live map value.
     let vm = unsafe { *MMU_LOCKS.get_ptr(context.arg::<u64>(0))? };
-    // SAFETY: a live per-CPU map value.
-    let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
     let at_ns = now_ns();
     let what = match caller::stack_tags(context, Reader::Lock, tag::FAULT | tag::NOTIFIERS) {
         Some(tags) if tags.all & tag::FAULT != 0 => What::FaultWait,
@@ -203,11 +207,13 @@ fn wait_begins(context: &RawTracePointContext) -> Option<()> {
 
 #[inline(always)]
 fn wait_ends(context: &RawTracePointContext) -> Option<()> {
+    // SAFETY: a live per-CPU map value.
+    let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
+    totals.wait_runs += 1;
     MMU_LOCKS.get_ptr(context.arg::<u64>(0))?;
     let task = bpf_get_current_pid_tgid();
     let Some(began) = WAITS.get_ptr(task) else {
-        // SAFETY: a live per-CPU map value.
-        unsafe { (*TOTALS.get_ptr_mut(0)?).waits_unmatched += 1 };
+        totals.waits_unmatched += 1;
         return None;
     };
     // SAFETY: a live map value, copied before it is removed.

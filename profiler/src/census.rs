@@ -85,6 +85,7 @@ pub(crate) struct LevelCensus {
     faults: u64,
     discarded_chunks: u64,
     elapsed: Duration,
+    longest_chunk: Duration,
     read_sptes: bool,
     has_accessed: bool,
 }
@@ -103,6 +104,7 @@ impl LevelCensus {
             faults: 0,
             discarded_chunks: 0,
             elapsed: Duration::ZERO,
+            longest_chunk: Duration::ZERO,
             read_sptes,
             has_accessed,
         }
@@ -163,6 +165,7 @@ impl LevelCensus {
             faults: self.faults,
             discarded_chunks: self.discarded_chunks,
             elapsed_ms: self.elapsed.as_secs_f64() * 1e3,
+            longest_chunk_ms: Some(self.longest_chunk.as_secs_f64() * 1e3),
         }
     }
 }
@@ -250,7 +253,9 @@ impl Scanner {
             } else {
                 census.add(&result);
             }
-            chunk = next_chunk(now, Duration::from_nanos(result.longest_ns));
+            let took = Duration::from_nanos(result.longest_ns);
+            census.longest_chunk = census.longest_chunk.max(took);
+            chunk = next_chunk(now, took);
         }
         Ok(())
     }

@@ -38,11 +38,11 @@ pub(crate) struct Options {
     /// Read heads only, not SPTEs: much faster, without the Accessed share
     #[arg(long)]
     heads_only: bool,
-    /// Count again and again, such as every 1s, until interrupted
+    /// Count again and again, such as every 1s or 500ms, until interrupted
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     interval: Option<Duration>,
     /// Stop after this many counts
-    #[arg(long, value_name = "N", requires = "interval")]
+    #[arg(long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Print JSON lines instead of tables; every count is a run of its own
     #[arg(long)]
@@ -55,9 +55,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     privileges::check()?;
     if let Some(pid) = options.pid {
         check_process(pid)?;
-    }
-    if options.interval.is_some_and(|interval| interval.is_zero()) {
-        bail!("--interval 0: between two counts there is some time");
     }
     let kernel = Kernel::read()?;
     let mut counter = Counter::new(options, &kernel)?;
@@ -283,7 +280,8 @@ fn note(level: &str, census: &CensusRecord, mapped: u64) -> String {
     };
     format!(
         "{level}: {whole}{} of {} gfns mapped by {} SPTEs ({accessed}), {one} % of them by exactly \
-         one, {} KiB of descriptors, {} heads locked, {} unreadable, {} chunks discarded, {} ms",
+         one, {} KiB of descriptors, {} heads locked, {} unreadable, {} chunks discarded, {} ms, \
+         longest chunk {} ms",
         count(mapped),
         count(census.heads),
         count(census.sptes),
@@ -292,5 +290,6 @@ fn note(level: &str, census: &CensusRecord, mapped: u64) -> String {
         count(census.corrupt + census.faults),
         census.discarded_chunks,
         figure(census.elapsed_ms),
+        figure(census.longest_chunk_ms.unwrap_or(f64::NAN)),
     )
 }

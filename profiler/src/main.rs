@@ -27,13 +27,32 @@ use clap::{Parser, Subcommand};
 ///
 /// Start with `rmapscope doctor`, then `rmapscope record`. Needs root, or
 /// CAP_BPF, CAP_PERFMON and CAP_SYSLOG; what observing does not need is given up
-/// once it has begun.
+/// once it has begun. Nothing is installed, written to the kernel or left behind.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  rmapscope doctor
+      what can be observed on this host, how, and what is missing for more
+  sudo rmapscope record --duration 30s
+      every aging callback of every VM: who asked, over which chain lengths, at what cost
+  sudo rmapscope record --pid 4711 --max-overhead 0.5 --output vm.jsonl
+      one VM, in at most half a percent of the host's CPU time
+  sudo rmapscope census --heads-only --interval 1s
+      how long the rmap chains are, every second, without any of KVM's locks
+  sudo rmapscope top --sort callbacks
+  sudo rmapscope exporter --listen 127.0.0.1:9847
+
+Root is needed to load eBPF programs, to read kernel addresses, and to find the VMs of
+every user.
+
+Exit codes: 0 done, 1 something failed or the recorded VM ended, 2 wrong usage, 128 plus the
+signal that ended it.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -45,7 +64,7 @@ enum Command {
     Top(watch::top::Options),
     /// Answer Prometheus with the same signals
     Exporter(exporter::Options),
-    /// Count the rmap chain lengths of this host's VMs, once
+    /// Count the rmap chain lengths of this host's VMs, once or at intervals
     Census(census_command::Options),
     /// Print synthetic costs beside recorded ones
     Compare(compare::Options),

@@ -41,11 +41,16 @@ pub fn utc_now() -> String {
 
 /// A file name for a result made now, in `results/runs`.
 pub fn default_output(kind: ResultKind) -> PathBuf {
+    default_output_named(&kind.to_string())
+}
+
+/// Where a job of this name writes when it was not told where.
+pub fn default_output_named(job: &str) -> PathBuf {
     let stamp: String = utc_now()
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .collect();
-    Path::new("results/runs").join(format!("{kind}-{stamp}.jsonl"))
+    Path::new("results/runs").join(format!("{job}-{stamp}.jsonl"))
 }
 
 fn tool() -> Tool {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{Outcome, process};
+use crate::{Outcome, census_cost, process, profiler_cost};
 
 /// The program's own subcommand for showing what its statistics see.
 const SELF_TEST: &str = "self-test";
@@ -16,8 +16,16 @@ const SELF_TEST: &str = "self-test";
 /// The program's own subcommand for a recorded host under every scheme.
 const REPLAY: &str = "replay";
 
+/// What watching this host's aging costs it; xtask's own, for it starts other programs.
+const PROFILER_COST: &str = "profiler-cost";
+
+/// What reading a VM's rmap heads costs it; xtask's own too.
+const CENSUS_COST: &str = "census-cost";
+
 /// Everything after `bench` is the benchmark's own: see `cargo xtask bench --help`,
-/// and `cargo xtask bench replay --help` for a recorded host under every scheme.
+/// `cargo xtask bench replay --help` for a recorded host under every scheme,
+/// `cargo xtask bench profiler-cost --help` for what watching a host costs it, and
+/// `cargo xtask bench census-cost --help` for what a census costs a guest.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
@@ -29,6 +37,11 @@ pub(crate) struct Options {
 
 /// Builds and runs the benchmark with the arguments given.
 pub(crate) fn run(options: &Options) -> Outcome {
+    match options.arguments.split_first() {
+        Some((first, rest)) if first == PROFILER_COST => return profiler_cost::run(rest),
+        Some((first, rest)) if first == CENSUS_COST => return census_cost::run(rest),
+        _ => {}
+    }
     let (subcommand, arguments) = match options.arguments.split_first() {
         Some((first, rest)) if first == SELF_TEST => (SELF_TEST, rest),
         Some((first, rest)) if first == REPLAY => (REPLAY, rest),

@@ -30,7 +30,7 @@ use crate::{
 /// How long Prometheus may take to show what it scraped and computed.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What it must show in the end, and what that proves.
-const QUERIES: [(&str, &str); 3] = [
+const QUERIES: [(&str, &str); 4] = [
     ("up{job=\"rmapscope\"} == 1", "the exporter is scraped"),
     (
         "sum(rmapscope_callbacks_total) > 0",
@@ -39,6 +39,10 @@ const QUERIES: [(&str, &str); 3] = [
     (
         "sum(rmapscope:callbacks:rate1m) > 0",
         "the recording rules work",
+    ),
+    (
+        "count(rmapscope_lost_total{signal=\"callbacks\"} >= 0)",
+        "losses are exported, also where nothing was lost",
     ),
 ];
 
@@ -72,6 +76,14 @@ pub(crate) fn run(_: &Options) -> Outcome {
         server.wait_for(query)?;
         println!("{proves}: {query}");
     }
+    let expressions = dashboard(&fleet.join("grafana.json"))?;
+    for expression in &expressions {
+        server.accepts(expression)?;
+    }
+    println!(
+        "{} expressions of the dashboard are valid",
+        expressions.len()
+    );
     drop(server);
     drop(exporter);
     guest.stop()?;
@@ -92,6 +104,21 @@ fn fetch() -> Result<PathBuf> {
         fs::rename(&partial, &folder)?;
     }
     Ok(folder.join("usr/bin"))
+}
+
+/// The expressions of a dashboard's panels, for all instances.
+fn dashboard(file: &Path) -> Result<Vec<String>> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions: Vec<String> = targets
+        .filter_map(|target| Some(target["expr"].as_str()?.replace("$instance", ".*")))
+        .collect();
+    ensure!(!expressions.is_empty(), "{} shows nothing", file.display());
+    Ok(expressions)
 }
 
 /// A child that is asked to end when it is dropped.
@@ -212,9 +239,24 @@ impl Server {
         })
     }
 
+    fn query(query: &str) -> String {
+        format!("/api/v1/query?query={}", percent_encoded(query))
+    }
+
+    /// Fails if Prometheus cannot evaluate an expression.
+    fn accepts(&self, expression: &str) -> Result<()> {
+        let answer = get(&self.address, &Self::query(expression))?;
+        let status: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
+        ensure!(
+            status["status"] == "success",
+            "Prometheus refuses {expression}: {answer}"
+        );
+        Ok(())
+    }
+
     /// Waits until a query gives something.
     fn wait_for(&self, query: &str) -> Result<()> {
-        let path = format!("/api/v1/query?query={}", percent_encoded(query));
+        let path = Self::query(query);
         let deadline = Instant::now() + PATIENCE;
         let mut last = String::new();
         while Instant::now() < deadline {

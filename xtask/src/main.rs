@@ -6,6 +6,7 @@
 
 mod bench;
 mod build_ebpf;
+mod census_cost;
 mod compare;
 mod debian;
 mod dist;
@@ -13,6 +14,7 @@ mod fleet_test;
 mod page_test;
 mod process;
 mod profile;
+mod profiler_cost;
 mod report;
 mod results;
 mod stress;

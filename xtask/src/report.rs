@@ -73,6 +73,18 @@ pub(crate) fn run(options: &Options) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints the tables of a file that was just written, and where it is.
+pub(crate) fn finished(path: &Path) -> Outcome {
+    let file = ResultFile::read(path)?;
+    print(&file, Style::Text)?;
+    ::report::say!("result: {}", file.path.display());
+    Ok(if file.is_complete() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
 /// Prints a file.
 pub(crate) fn print(file: &ResultFile, style: Style) -> Result<()> {
     match style {
@@ -165,7 +177,7 @@ fn newest() -> Result<Vec<PathBuf>> {
     for kind in ["bench", "profile"] {
         let of_kind = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(kind)
+            name.starts_with(&format!("{kind}-"))
         };
         let folder = results.join("runs");
         let runs = if folder.is_dir() {

@@ -30,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ci: bool,
     /// Run this step alone: fmt, clippy, docs, build, tests, loom, shuttle, stress,
-    /// ebpf, vm-test, self-test, fuzz, page, tsan or miri
+    /// ebpf, vm-test, self-test, fleet, fuzz, page, tsan or miri
     #[arg(long, value_name = "STEP", conflicts_with = "ci")]
     only: Option<String>,
 }
@@ -172,6 +172,7 @@ fn steps(ci: bool, named: bool, log: &Path, require_live: bool) -> Result<Vec<St
         steps.push(vm_test(named)?);
         steps.push(self_test(&log.with_file_name("self-test.jsonl"))?);
         readers::add(&mut steps)?;
+        steps.push(fleet()?);
         sanitizers::add(&mut steps)?;
     }
     Ok(steps)
@@ -193,6 +194,21 @@ fn vm_test(named: bool) -> Result<Step> {
     };
     Ok(Step {
         name: "vm-test",
+        check,
+    })
+}
+
+/// The exporter under a real Prometheus.
+fn fleet() -> Result<Step> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("fleet-test");
+    let check = if live_is_possible() {
+        Check::Succeeds(command)
+    } else {
+        Check::Skipped("needs root and KVM, for a guest to export".to_owned())
+    };
+    Ok(Step {
+        name: "fleet",
         check,
     })
 }

@@ -52,8 +52,7 @@ impl Sums {
         }
         self.held_up.retain(|key, _| self.vms.contains_key(&key.vm));
         self.lost = session.losses();
-        let loaded = session.loaded();
-        self.own_ns = own_cost::run_time_ns(loaded);
+        self.own_ns = session.own_ns();
         self.rate_hz = session.rates.highest_hz();
         self.map_bytes = own_cost::map_memory_bytes();
     }

@@ -24,7 +24,6 @@ pub(crate) fn run(
     observe: &Observe,
     job: impl Future<Output = Result<ExitCode>>,
 ) -> Result<ExitCode> {
-    observe.check()?;
     privileges::check()?;
     if observe.verbose {
         logger::install();

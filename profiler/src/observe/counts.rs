@@ -104,20 +104,25 @@ impl Counters {
         })
     }
 
+    /// What belongs to no cell, added up.
+    pub(crate) fn totals(&self) -> Result<Totals, MapError> {
+        let mut sum = Totals::default();
+        self.totals.get(&0, 0)?.iter().for_each(|of| sum.add(of));
+        Ok(sum)
+    }
+
     /// Adds up the counters.
     pub(crate) fn read(&self) -> Result<Counts, MapError> {
         let mut counts = Counts {
             histograms: read_histograms(&self.histograms)?,
             interference: read_histograms(&self.interference)?,
+            totals: self.totals()?,
             ..Counts::default()
         };
         for entry in self.cells.iter() {
             let (key, per_cpu) = entry?;
             let sum = counts.cells.entry(key).or_default();
             per_cpu.iter().for_each(|cell| sum.add(cell));
-        }
-        for totals in self.totals.get(&0, 0)?.iter() {
-            counts.totals.add(totals);
         }
         Ok(counts)
     }

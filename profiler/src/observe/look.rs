@@ -81,6 +81,7 @@ impl Session<'_> {
         self.find_problems.did_not_fit += inventory.totals.did_not_fit;
         self.find_problems.faults += inventory.totals.faults;
         self.find_problems.changed += inventory.totals.changed;
+        self.spare_statistics()?;
         let now_s = match self.probes {
             Some(_) => self.start.at.elapsed().as_secs_f64(),
             None => 0.0,

@@ -11,6 +11,7 @@
 //! | `counts` | reads what the kernel side summed |
 //! | `stretch` | what happened at one sampling rate |
 //! | `ceiling` | keeps the cost of observing below a limit |
+//! | `statistics` | BPF run-time statistics, on for as long as they are needed |
 //! | `losses` | what was not counted, and why |
 //! | `ended` | signals and other ends |
 //! | `own_cost`, `disturbance` | what observing cost, and what disturbed it |
@@ -29,6 +30,7 @@ mod options;
 pub(crate) mod own_cost;
 mod rates;
 mod session;
+mod statistics;
 mod stretch;
 
 pub(crate) use begin::{Ground, Look};

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Above this rate sampling changes what it measures by too much.
-const MAX_RATE_HZ: u32 = 4000;
+const MAX_RATE_HZ: i64 = 4000;
 
 /// Options of every command that observes callbacks.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,18 +23,19 @@ pub(crate) struct Observe {
         long,
         value_delimiter = ',',
         default_value = "997,3989",
-        value_name = "HZ,…"
+        value_name = "HZ,…",
+        value_parser = clap::value_parser!(u32).range(1..=MAX_RATE_HZ)
     )]
     pub(crate) rate: Vec<u32>,
     /// Read a task's kernel stack again after at most this many callbacks
-    #[arg(long, default_value_t = 256, value_name = "N")]
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) stack_every: u32,
     /// Use this rung of the ladder instead of the best one
     #[arg(long, value_enum, value_name = "RUNG")]
     pub(crate) mechanism: Option<Rung>,
     /// Lower the sampling rate when observing costs more than this share of
     /// all CPUs' time, in percent
-    #[arg(long, value_name = "PCT")]
+    #[arg(long, value_name = "PCT", value_parser = parse_share)]
     pub(crate) max_overhead: Option<f64>,
     /// Leave out vCPU faults and waits for mmu_lock
     #[arg(long)]
@@ -45,27 +46,6 @@ pub(crate) struct Observe {
 }
 
 impl Observe {
-    /// Checks what clap cannot.
-    pub(crate) fn check(&self) -> Result<()> {
-        let is_wrong = |rate: &&u32| **rate == 0 || **rate > MAX_RATE_HZ;
-        if let Some(rate) = self.rate.iter().find(is_wrong) {
-            bail!("--rate {rate}: a sampling rate lies between 1 and {MAX_RATE_HZ} Hz");
-        }
-        if self.rate.is_empty() {
-            bail!("--rate: at least one sampling rate is needed");
-        }
-        if self.stack_every == 0 {
-            bail!("--stack-every 0: a stack is read at least every 1 callbacks");
-        }
-        if self
-            .max_overhead
-            .is_some_and(|most| !(most > 0.0 && most <= 100.0))
-        {
-            bail!("--max-overhead: the share lies above 0 and is at most 100 percent");
-        }
-        Ok(())
-    }
-
     /// Fails if the process to observe does not exist.
     pub(crate) fn check_process(&self) -> Result<()> {
         self.pid.map_or(Ok(()), check_process)
@@ -100,7 +80,30 @@ impl Observe {
     }
 }
 
+/// A share in percent, above 0.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if share > 0.0 && share <= 100.0 {
+        return Ok(share);
+    }
+    Err("a share lies above 0 and is at most 100 percent".to_owned())
+}
+
 /// CPU time between two samples at a rate; never more samples than asked for.
 pub(crate) fn period_ns(rate_hz: u32) -> u64 {
     1_000_000_000_u64.div_ceil(u64::from(rate_hz.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_above_nothing_and_at_most_all() {
+        assert_eq!(parse_share("0.5"), Ok(0.5));
+        assert_eq!(parse_share("100"), Ok(100.0));
+        for wrong in ["0", "-1", "101", "NaN", "much"] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -8,20 +8,21 @@ use std::{
 
 use report::{Observed, schema::OverheadRecord};
 
+use super::statistics::Statistics;
 use crate::hooks::Hook;
 
-/// The cost of each loaded program since BPF statistics were switched on.
+/// The cost of each loaded program while BPF statistics were on.
 pub(crate) fn records<'h>(
     run: u32,
     loaded: impl Iterator<Item = &'h Hook>,
-    statistics: Result<(), &str>,
+    statistics: &Statistics,
 ) -> Vec<OverheadRecord> {
     loaded
         .map(|program| record(run, program, statistics))
         .collect()
 }
 
-fn record(run: u32, program: &Hook, statistics: Result<(), &str>) -> OverheadRecord {
+fn record(run: u32, program: &Hook, statistics: &Statistics) -> OverheadRecord {
     let path = format!("/proc/self/fdinfo/{}", program.fd.as_fd().as_raw_fd());
     let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"));
     let value = |key: &str| -> Observed<u64> {
@@ -32,9 +33,9 @@ fn record(run: u32, program: &Hook, statistics: Result<(), &str>) -> OverheadRec
             Err(reason) => Observed::missing(reason),
         }
     };
-    let counted = |key: &str| match statistics {
-        Ok(()) => value(key),
-        Err(reason) => Observed::missing(reason),
+    let counted = |key: &str| match statistics.refused() {
+        None => value(key),
+        Some(reason) => Observed::missing(reason),
     };
     OverheadRecord {
         run,
@@ -42,10 +43,11 @@ fn record(run: u32, program: &Hook, statistics: Result<(), &str>) -> OverheadRec
         runs: counted("run_cnt"),
         run_time_ns: counted("run_time_ns"),
         recursion_misses: value("recursion_misses"),
+        measured_s: Some(statistics.lasted().as_secs_f64()),
     }
 }
 
-/// What all programs took so far, in ns; `None` where the kernel does not say.
+/// What programs took while statistics were on, in ns; `None` where the kernel does not say.
 pub(crate) fn run_time_ns<'h>(mut loaded: impl Iterator<Item = &'h Hook>) -> Option<u64> {
     loaded.try_fold(0, |sum, program| Some(sum + of_fd(program, "run_time_ns")?))
 }

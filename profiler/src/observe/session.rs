@@ -1,16 +1,12 @@
 //! Programs attached: the tables the kernel side needs are kept fresh,
 //! raw events are taken out of the ring buffer, and the cost is kept in bounds.
 
-use std::{
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, RingBuf},
-    sys::{Stats, enable_stats},
 };
 use profiler_common::{aging::Totals, event::Event};
 use report::{host, schema::CensusRecord};
@@ -27,6 +23,7 @@ use super::{
     disturbance::Watch,
     own_cost, period_ns,
     rates::Rates,
+    statistics::Statistics,
 };
 use crate::{
     census::Scanner,
@@ -60,7 +57,7 @@ pub(crate) struct Session<'a> {
     pub(crate) events: Vec<Event>,
     pub(crate) find_problems: FindProblems,
     pub(crate) probes: Option<Probes>,
-    pub(crate) statistics: Result<OwnedFd, String>,
+    pub(crate) statistics: Statistics,
     pub(crate) start: Start,
     /// Samples per second and CPU, on the sampled rung.
     pub(crate) rates: Rates,
@@ -143,7 +140,7 @@ impl<'a> Session<'a> {
             events: Vec::new(),
             find_problems: FindProblems::default(),
             probes: None,
-            statistics: Err("not recording".to_owned()),
+            statistics: Statistics::none(),
             start: Start::now(),
             rates: Rates::new(&observe.rate),
             turn_ends: None,
@@ -163,9 +160,8 @@ impl<'a> Session<'a> {
     /// Attaches the programs, and gives up what is not needed any more: the
     /// recording begins.
     pub(crate) fn start(&mut self, ladder: &Ladder, keep: Keep) -> Result<()> {
-        self.statistics = enable_stats(Stats::RunTime)
-            .map_err(|error| format!("BPF statistics are refused: {}", error.io_error));
-        if let (Some(_), Err(reason)) = (self.observe.max_overhead, &self.statistics) {
+        self.statistics = Statistics::on();
+        if let (Some(_), Some(reason)) = (self.observe.max_overhead, self.statistics.refused()) {
             bail!("--max-overhead cannot be kept, for the cost is not known: {reason}");
         }
         let interference = self.observe.interference(ladder);

@@ -28,7 +28,6 @@ use crate::observe::{Ended, Ground, Look, Session, Signals, begin};
 
 /// Records, writes the result file and prints its tables.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    options.check()?;
     begin::run(&options.observe, record(options))
 }
 

@@ -2,8 +2,6 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Result, bail};
-
 use crate::observe::Observe;
 
 /// Options of `rmapscope record`.
@@ -31,18 +29,7 @@ pub(crate) struct Options {
     pub(super) quiet: bool,
 }
 
-impl Options {
-    /// Checks what clap cannot.
-    pub(super) fn check(&self) -> Result<()> {
-        self.observe.check()?;
-        if self.duration.is_zero() {
-            bail!("--duration 0: a recording takes some time");
-        }
-        Ok(())
-    }
-}
-
-/// A number and one of `ms`, `s`, `m`, `h`.
+/// A number above 0 and one of `ms`, `s`, `m`, `h`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time; write 10s, 500ms, 2m or 1h");
     let unit = text
@@ -57,7 +44,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => number * 3600.0,
         _ => return Err(wrong()),
     };
-    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+    let time = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if time.is_zero() {
+        return Err("it has to take some time".to_owned());
+    }
+    Ok(time)
 }
 
 #[cfg(test)]
@@ -70,7 +61,7 @@ mod tests {
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["10", "s", "-1s", "1d", "", "1e400s"] {
+        for wrong in ["10", "s", "-1s", "1d", "", "1e400s", "0s"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }

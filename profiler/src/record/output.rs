@@ -54,11 +54,8 @@ impl Recorder<'_> {
         for (run, stretch) in (0..).zip(self.stretches.by_rate()) {
             records.extend(self.run_records(run, stretch, ended, ladder));
         }
-        let loaded = session.loaded();
-        let statistics = session.statistics.as_ref().map(drop);
-        let statistics = statistics.map_err(String::as_str);
         let stacks = session.counters.other_stacks(0, &session.kernel.symbols);
-        let own = own_cost::records(0, loaded, statistics);
+        let own = own_cost::records(0, session.loaded(), &session.statistics);
         let events = session.events.iter().filter_map(|event| self.event(event));
         let costs = cost_records(&records, 0);
         records.extend(costs.into_iter().map(Record::Cost));

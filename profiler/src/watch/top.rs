@@ -81,10 +81,6 @@ struct Row {
 
 /// Shows updates until interrupted, or as many as were asked for.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    anyhow::ensure!(
-        !options.interval.is_zero(),
-        "--interval 0: an update shows what happened in some time"
-    );
     begin::run(&options.observe, watch(options))
 }
 

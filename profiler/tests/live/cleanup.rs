@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Recording, host};
+use crate::common::{Recording, host, rmapscope};
 use aya::{maps::loaded_maps, programs::loaded_programs};
 use guest::{Guest, GuestConfig, live};
 use nix::sys::signal::Signal;
@@ -46,8 +46,12 @@ fn leaves_nothing(signal: Signal) {
     );
     assert!(are_loaded(&programs, &maps), "the check sees what is there");
     recording.end(Some(signal));
+    wait_until_freed(&programs, &maps, signal);
+}
+
+fn wait_until_freed(programs: &BTreeSet<u32>, maps: &BTreeSet<u32>, signal: Signal) {
     let deadline = Instant::now() + GRACE;
-    while are_loaded(&programs, &maps) {
+    while are_loaded(programs, maps) {
         assert!(
             Instant::now() < deadline,
             "{signal} left programs or maps behind"
@@ -68,4 +72,59 @@ fn no_program_or_map_outlives_a_recording_however_it_ends() {
         leaves_nothing(signal);
     }
     guest.stop().expect("stops");
+}
+
+/// Ids of all BPF links of the host.
+fn links() -> BTreeSet<u32> {
+    aya::programs::loaded_links()
+        .flatten()
+        .map(|link| link.id())
+        .collect()
+}
+
+/// Names in the BPF file system, wherever something may be pinned.
+fn pins() -> BTreeSet<std::path::PathBuf> {
+    let entries = fs::read_dir("/sys/fs/bpf").into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+#[test]
+fn a_hundred_starts_that_are_killed_leave_nothing() {
+    const STARTS: usize = 100;
+    let _alone = live::exclusive();
+    let name = "a_hundred_starts_that_are_killed_leave_nothing";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
+    let (links_before, pins_before) = (links(), pins());
+    let folder = tempfile::tempdir().expect("a folder");
+    for start in 0..STARTS {
+        // Some are killed while they record, some at any point before.
+        if start % 10 == 0 {
+            let recording = Recording::start(&[]);
+            let held = held_by(recording.pid());
+            assert!(held.0.len() >= 3 && held.1.len() >= 10, "{held:?}");
+            programs.extend(held.0);
+            maps.extend(held.1);
+            recording.end(Some(Signal::SIGKILL));
+            continue;
+        }
+        let mut child = rmapscope()
+            .args(["record", "--quiet", "--duration", "100s", "--output"])
+            .arg(folder.path().join(format!("{start}.jsonl")))
+            .args(["--pid", &std::process::id().to_string()])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        std::thread::sleep(Duration::from_millis(3 * start as u64 % 150));
+        child.kill().expect("killed");
+        child.wait().expect("it ends");
+    }
+    guest.stop().expect("stops");
+    wait_until_freed(&programs, &maps, Signal::SIGKILL);
+    let left: Vec<u32> = links().difference(&links_before).copied().collect();
+    assert!(left.is_empty(), "links {left:?}");
+    assert_eq!(pins(), pins_before);
 }

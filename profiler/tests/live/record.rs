@@ -1,6 +1,6 @@
 //! What a recording says is what the kernel did.
 
-use crate::common::{Recording, callbacks, host, losses, reclaim_host};
+use crate::common::{Recording, callbacks, host, losses, reclaim_host, rmapscope, stderr};
 use guest::{
     Driver, Guest, GuestConfig, live,
     tracefs::{EventCounter, EventFilter},
@@ -149,4 +149,130 @@ fn a_vm_that_ends_is_closed_in_the_record() {
         assert_eq!((vm.vm, vm.pid), (0, std::process::id()));
         assert!(vm.gone_s.is_some());
     }
+}
+
+#[test]
+fn two_recordings_at_once_see_the_same_callbacks() {
+    let _alone = live::exclusive();
+    let name = "two_recordings_at_once_see_the_same_callbacks";
+    let Some(()) = live::require(name, reclaim_host()) else {
+        return;
+    };
+    let config = GuestConfig::new(2048, 2).with_driver(Driver::Reclaim);
+    let guest = Guest::start(config).expect("the guest starts");
+    let recordings = [Recording::start(&[]), Recording::start(&["--rate", "97"])];
+    for _ in 0..2 {
+        guest.drive_once().expect("reclaims");
+    }
+    let counts = recordings.map(|recording| {
+        let ended = recording.end(Some(Signal::SIGINT));
+        for (cause, count) in losses(ended.file()) {
+            assert_eq!(count, 0, "{cause}");
+        }
+        let of_reclaim = callbacks(ended.file())
+            .filter(|r| matches!(r.caller, CallerClass::Memcg | CallerClass::Mglru));
+        of_reclaim.map(|r| r.callbacks).sum::<u64>()
+    });
+    guest.stop().expect("stops");
+    assert!(counts[0] > 2048, "{counts:?}");
+    assert_eq!(counts[0], counts[1]);
+}
+
+#[test]
+fn two_recordings_into_one_file_both_keep_what_they_saw() {
+    let _alone = live::exclusive();
+    let name = "two_recordings_into_one_file_both_keep_what_they_saw";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("profile.jsonl");
+    let start = || {
+        rmapscope()
+            .args(["record", "--quiet", "--duration", "3s", "--pid"])
+            .arg(std::process::id().to_string())
+            .arg("--output")
+            .arg(&path)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("it starts")
+    };
+    let both = [start(), start()].map(|child| child.wait_with_output().expect("it ends"));
+    guest.stop().expect("stops");
+    let said: Vec<String> = both.iter().map(stderr).collect();
+    assert!(
+        both.iter().all(|output| output.status.success()),
+        "{said:?}"
+    );
+    let beside = folder.path().join("profile-2.jsonl");
+    let told = said.iter().filter(|said| said.contains("profile-2.jsonl"));
+    assert_eq!(told.count(), 1, "{said:?}");
+    for path in [path, beside] {
+        let file = report::ResultFile::read(&path).expect("a result");
+        assert_eq!(file.end.outcome, Outcome::Complete);
+    }
+}
+
+/// VMs that come, are reclaimed and go while others do: every callback that is filed
+/// under a VM is filed under the one whose memory it is about.
+#[test]
+fn a_hundred_vms_that_end_leave_no_callback_with_another_vm() {
+    const VMS: usize = 100;
+    const PAGES: u64 = 64;
+    let _alone = live::exclusive();
+    let name = "a_hundred_vms_that_end_leave_no_callback_with_another_vm";
+    let Some(()) = live::require(name, reclaim_host()) else {
+        return;
+    };
+    // Keeps the recording alive and is never aged by us.
+    let idle = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    let recording = Recording::start(&[]);
+    for _ in 0..VMS {
+        let config = GuestConfig::new(PAGES, 1).with_driver(Driver::Reclaim);
+        let guest = Guest::start(config).expect("the guest starts");
+        guest.drive_once().expect("reclaims");
+        guest.stop().expect("stops");
+    }
+    let ended = recording.end(Some(Signal::SIGINT));
+    let idle_memory = idle.memory();
+    idle.stop().expect("stops");
+    let vms = ended
+        .file()
+        .records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Vm(vm) => Some((vm.vm, vm.gone_s)),
+            _ => None,
+        });
+    let alive: Vec<u32> = vms
+        .filter(|(_, gone)| gone.is_none())
+        .map(|(vm, _)| vm)
+        .collect();
+    assert_eq!(alive.len(), 1, "all but one have ended");
+    let wrong: Vec<_> = callbacks(ended.file())
+        .filter(|r| r.vm == Some(alive[0]))
+        .filter(|r| matches!(r.caller, CallerClass::Memcg | CallerClass::Mglru))
+        .collect();
+    assert!(wrong.is_empty(), "{idle_memory:x?}: {wrong:?}");
+    let of_one = |vm| callbacks(ended.file()).filter(move |r| r.vm == Some(vm));
+    let mut seen = 0;
+    for vm in ended
+        .file()
+        .records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Vm(vm) if vm.gone_s.is_some() => Some(vm.vm),
+            _ => None,
+        })
+    {
+        let callbacks: u64 = of_one(vm)
+            .filter(|r| r.caller == CallerClass::Memcg)
+            .map(|r| r.callbacks)
+            .sum();
+        seen += usize::from(callbacks > 0);
+        // Each page is asked for a few times by its own reclaim, never by another's.
+        assert!(callbacks <= 8 * PAGES, "VM {vm}: {callbacks}");
+    }
+    println!("{seen} of {VMS} VMs lived long enough to be found and were aged");
 }

@@ -165,6 +165,8 @@ impl Sums {
                 add_observed(&mut sum.runs, &overhead.runs);
                 add_observed(&mut sum.run_time_ns, &overhead.run_time_ns);
                 add_observed(&mut sum.recursion_misses, &overhead.recursion_misses);
+                let measured = sum.measured_s.zip(overhead.measured_s);
+                sum.measured_s = measured.map(|(sum, more)| sum + more);
             }
         }
     }

@@ -27,6 +27,10 @@ pub enum Op {
     SpuriousFault,
     /// Keeping a VM mapped; nothing is timed.
     Map,
+    /// A pass of the kernel's own reclaim over a real guest's memory.
+    Reclaim,
+    /// Reading the rmap heads of a real guest.
+    Census,
 }
 
 impl std::fmt::Display for Op {
@@ -39,6 +43,8 @@ impl std::fmt::Display for Op {
             Self::UnmapRange => "unmap_range",
             Self::SpuriousFault => "spurious_fault",
             Self::Map => "map",
+            Self::Reclaim => "reclaim",
+            Self::Census => "census",
         })
     }
 }

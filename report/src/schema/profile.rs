@@ -329,6 +329,10 @@ pub struct CensusRecord {
     pub discarded_chunks: u64,
     /// Time spent reading, milliseconds.
     pub elapsed_ms: f64,
+    /// The longest time that one chunk held its CPU, milliseconds; absent in files of
+    /// versions that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_chunk_ms: Option<f64>,
 }
 
 /// Something that was not counted or not attributed, and how often.
@@ -357,6 +361,10 @@ pub struct OverheadRecord {
     pub run_time_ns: Observed<u64>,
     /// Times it was skipped because it was already running on that CPU.
     pub recursion_misses: Observed<u64>,
+    /// Time during which runs were counted, seconds; absent in files of versions that
+    /// counted them during the whole recording.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_s: Option<f64>,
 }
 
 /// One callback, sampled as it happened.

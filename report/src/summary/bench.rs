@@ -3,7 +3,7 @@
 //! common in the title; several tables where there are many columns. Where single
 //! operations were timed: one row per set of parameters and scheme.
 
-use super::{pass, scaling, shares, tax};
+use super::{census, pass, scaling, shares, tax, watchers};
 use crate::{
     ResultFile,
     latency::Latency,
@@ -22,7 +22,9 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
         })
         .collect();
     let mut groups: Vec<(&str, &str, Op)> = Vec::new();
-    for cell in cells.iter().filter(|c| c.workload != pass::WORKLOAD) {
+    let has_own_tables = [pass::WORKLOAD, census::WORKLOAD, watchers::WORKLOAD];
+    let plain = |c: &&&BenchRecord| !has_own_tables.contains(&c.workload.as_str());
+    for cell in cells.iter().filter(plain) {
         let group = (cell.workload.as_str(), cell.metric.as_str(), cell.op);
         if !groups.contains(&group) {
             groups.push(group);
@@ -46,6 +48,8 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
     tables.extend(tax::tables(&cells));
     tables.extend(pass::tables(&cells));
     tables.extend(scaling::tables(&cells));
+    tables.extend(watchers::tables(&cells));
+    tables.extend(census::tables(&cells));
     tables
 }
 

@@ -26,12 +26,21 @@ const NO_LARGER: f64 = 1.02;
 
 /// What a ratio should be.
 #[derive(Clone, Copy)]
-enum Goal {
+pub(super) enum Goal {
     AtMost(f64),
     AtLeast(f64),
 }
 
 impl Goal {
+    /// Whether it is reached, in a word.
+    pub(super) fn word(self, ratio: &Summary) -> &'static str {
+        match self.reached(ratio) {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "~",
+        }
+    }
+
     /// Whether it is reached; `None` where the interval holds both answers.
     fn reached(self, ratio: &Summary) -> Option<bool> {
         let low = ratio.ci95_low.unwrap_or(ratio.median);
@@ -152,18 +161,13 @@ impl<'a> Goals<'a> {
 
     fn ratio(&mut self, what: &str, names: [String; 2], ratio: &Summary, goal: Goal) {
         let [over, under] = names;
-        let reached = match goal.reached(ratio) {
-            Some(true) => "yes",
-            Some(false) => "no",
-            None => "~",
-        };
         self.table.row(vec![
             what.to_owned(),
             over,
             under,
             with_interval(ratio.median, ratio.ci95_low.zip(ratio.ci95_high)),
             goal.to_string(),
-            reached.to_owned(),
+            goal.word(ratio).to_owned(),
         ]);
     }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod callers;
+pub mod census;
 mod goals;
 mod held_up;
 mod matrix;
@@ -13,6 +14,7 @@ mod shares;
 mod stacks;
 mod tax;
 mod verdict;
+pub mod watchers;
 
 pub(crate) use bench::describe;
 pub use goals::goals;

@@ -275,7 +275,7 @@ fn losses(file: &ResultFile) -> Table {
 }
 
 fn overhead(file: &ResultFile) -> Table {
-    let mut sums: BTreeMap<&str, (u64, u64, Option<u64>)> = BTreeMap::new();
+    let mut sums: BTreeMap<&str, (u64, u64, Option<u64>, f64)> = BTreeMap::new();
     for record in &file.records {
         let Record::Overhead(o) = record else {
             continue;
@@ -286,6 +286,7 @@ fn overhead(file: &ResultFile) -> Table {
         let sum = sums.entry(&o.program).or_default();
         sum.0 += runs;
         sum.1 += ns;
+        sum.3 += o.measured_s.unwrap_or(0.0);
         if let Some(misses) = o.recursion_misses.value() {
             *sum.2.get_or_insert(0) += misses;
         }
@@ -300,8 +301,13 @@ fn overhead(file: &ResultFile) -> Table {
             Column::number("recursion misses"),
         ],
     );
-    let seconds = duration_s(file);
-    for (program, (runs, ns, misses)) in sums {
+    let whole_s = duration_s(file);
+    for (program, (runs, ns, misses, measured_s)) in sums {
+        let seconds = if measured_s > 0.0 {
+            measured_s
+        } else {
+            whole_s
+        };
         let each = if runs == 0 {
             "-".to_owned()
         } else {
@@ -315,6 +321,6 @@ fn overhead(file: &ResultFile) -> Table {
         let misses = misses.map_or_else(|| "-".to_owned(), count);
         table.row(vec![program.to_owned(), count(runs), each, share, misses]);
     }
-    table.note("CPU (%): of one CPU, over the recorded time.");
+    table.note("runs, CPU (%): of one CPU, while BPF statistics were on: the recorded time, or its beginning.");
     table
 }

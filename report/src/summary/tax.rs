@@ -63,7 +63,8 @@ pub(super) fn tables(cells: &[&BenchRecord]) -> Vec<Table> {
     vec![table]
 }
 
-fn percent(ratio: &Summary) -> String {
+/// How much more than the whole a ratio is, in percent.
+pub(super) fn percent(ratio: &Summary) -> String {
     let percent = |ratio: f64| (ratio - 1.0) * 100.0;
     let interval = ratio.ci95_low.zip(ratio.ci95_high);
     with_interval(

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Lines},
+    io::{BufRead as _, BufReader, Lines, Write as _},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     time::{Duration, Instant},
@@ -48,12 +48,30 @@ pub(crate) struct Wanted {
     pub(crate) held: bool,
 }
 
+/// What the guest answers to a request.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Progress {
+    /// Passes so far.
+    pub(crate) passes: u64,
+    /// How long its driver aged it on this request, if it has one.
+    pub(crate) aged_ns: Option<u64>,
+}
+
 impl TestGuest {
     /// Starts a guest and waits until it has touched all its pages.
     ///
     /// # Errors
     /// If the guest cannot run here; its own words are on standard error.
     pub(crate) fn start(program: &Path, wanted: &Wanted) -> Result<Self> {
+        let hold = wanted.held.then_some("--hold");
+        Self::start_with(program, wanted, hold.as_slice())
+    }
+
+    /// As [`start`](Self::start), with further flags of the guest's program instead of `held`.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub(crate) fn start_with(program: &Path, wanted: &Wanted, flags: &[&str]) -> Result<Self> {
         let mut command = process::as_root(program)?;
         command.args([
             "run",
@@ -64,9 +82,7 @@ impl TestGuest {
         ]);
         command.arg("--pages").arg(wanted.pages.to_string());
         command.arg("--aliases").arg(wanted.aliases.to_string());
-        if wanted.held {
-            command.arg("--hold");
-        }
+        command.args(flags);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let shown = process::shown(&command);
         let mut child = command
@@ -96,6 +112,18 @@ impl TestGuest {
     /// The process that owns the VM.
     pub(crate) fn pid(&self) -> u32 {
         self.ready.pid
+    }
+
+    /// Asks a guest that was started with `--on-request`, and waits for its answer.
+    ///
+    /// # Errors
+    /// If it ended instead; its own words are on standard error.
+    pub(crate) fn ask(&mut self) -> Result<Progress> {
+        let stdin = self.stdin.as_mut().context("the test guest has ended")?;
+        writeln!(stdin).context("the test guest does not listen any more")?;
+        let line = self.lines.next().transpose()?;
+        let line = line.context("the test guest ended instead of answering")?;
+        serde_json::from_str(&line).with_context(|| format!("the test guest answered {line:?}"))
     }
 
     /// Ends the guest, waits until it has cleaned up, and says what it was.
