@@ -7,7 +7,10 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::Array};
+use aya::{
+    Btf, Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, MapError},
+};
 use profiler_common::symbols::TextRange;
 
 use crate::kernel::{Chains, KernelError, Layout, Symbols};
@@ -48,7 +51,7 @@ pub(crate) enum ObjectError {
     Refused(#[from] EbpfError),
     /// A map could not be filled.
     #[error("an eBPF map cannot be filled: {0}")]
-    Map(#[from] aya::maps::MapError),
+    Map(#[from] MapError),
     /// A map is missing from the object.
     #[error("the eBPF object has no map {0}; it was not built from these sources")]
     NoMap(&'static str),
@@ -174,6 +177,22 @@ where
 {
     let map = ebpf.take_map(name).ok_or(ObjectError::NoMap(name))?;
     Ok(T::try_from(map)?)
+}
+
+/// Removing what is not there is no failure; aya reports it as the kernel does.
+///
+/// # Errors
+/// Any other that removing gave.
+pub(crate) fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 #[cfg(test)]

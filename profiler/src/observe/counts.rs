@@ -205,14 +205,7 @@ fn retain<K: aya::Pod, V: aya::Pod>(
     let keys: Vec<K> = map.keys().flatten().collect();
     let gone = keys.iter().filter(|key| !keep(key));
     gone.into_iter()
-        .try_for_each(|key| ignore_missing(map.remove(key)))
-}
-
-fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {
-    match removed {
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
-    }
+        .try_for_each(|key| object::ignore_missing(map.remove(key)))
 }
 
 #[cfg(test)]

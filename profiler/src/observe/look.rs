@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::MapError;
 
 use super::Session;
-use crate::{census::Scanner, vms::FindError};
+use crate::{census::Scanner, object, vms::FindError};
 
 /// Time between two looks for new, changed and ended VMs.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -104,9 +104,9 @@ impl Session<'_> {
         let lock_offset = u64::from(lock_offset.unwrap_or_default());
         for vm in self.registry.all().iter().filter(|vm| vm.gone_s.is_some()) {
             let kvm = vm.found.vm.kvm;
-            forget(&mut self.vm_numbers, kvm)?;
-            forget(&mut self.vm_numbers, vm.found.vm.mm)?;
-            forget(&mut self.mmu_locks, kvm + lock_offset)?;
+            object::ignore_missing(self.vm_numbers.remove(&kvm))?;
+            object::ignore_missing(self.vm_numbers.remove(&vm.found.vm.mm))?;
+            object::ignore_missing(self.mmu_locks.remove(&(kvm + lock_offset)))?;
         }
         for vm in self.registry.alive() {
             let (kvm, number) = (vm.found.vm.kvm, u32::from(vm.number));
@@ -115,12 +115,5 @@ impl Session<'_> {
             self.mmu_locks.insert(kvm + lock_offset, number, 0)?;
         }
         Ok(())
-    }
-}
-
-fn forget(numbers: &mut HashMap<MapData, u64, u32>, address: u64) -> Result<(), MapError> {
-    match numbers.remove(&address) {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(error) => Err(error),
     }
 }

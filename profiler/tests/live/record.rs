@@ -220,6 +220,8 @@ fn two_recordings_into_one_file_both_keep_what_they_saw() {
 fn a_hundred_vms_that_end_leave_no_callback_with_another_vm() {
     const VMS: usize = 100;
     const PAGES: u64 = 64;
+    /// One VM in this many lives long enough to be found.
+    const WAITS: usize = 10;
     let _alone = live::exclusive();
     let name = "a_hundred_vms_that_end_leave_no_callback_with_another_vm";
     let Some(()) = live::require(name, reclaim_host()) else {
@@ -228,9 +230,13 @@ fn a_hundred_vms_that_end_leave_no_callback_with_another_vm() {
     // Keeps the recording alive and is never aged by us.
     let idle = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
     let recording = Recording::start(&[]);
-    for _ in 0..VMS {
+    for number in 0..VMS {
         let config = GuestConfig::new(PAGES, 1).with_driver(Driver::Reclaim);
         let guest = Guest::start(config).expect("the guest starts");
+        if number % WAITS == 0 {
+            // Longer than between two looks for VMs.
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+        }
         guest.drive_once().expect("reclaims");
         guest.stop().expect("stops");
     }
@@ -275,4 +281,5 @@ fn a_hundred_vms_that_end_leave_no_callback_with_another_vm() {
         assert!(callbacks <= 8 * PAGES, "VM {vm}: {callbacks}");
     }
     println!("{seen} of {VMS} VMs lived long enough to be found and were aged");
+    assert!(seen >= VMS / WAITS / 2, "{seen}");
 }

@@ -89,7 +89,11 @@ fn measure(options: &Options) -> Result<Rounds> {
             break;
         }
         ::report::say!("round {round} of {}", options.rounds);
-        rounds.round(options.passes)?;
+        match rounds.round(options.passes) {
+            // The guest and the watchers were told as well; whole rounds are kept.
+            Err(_) if process::interrupted() => break,
+            done => done?,
+        }
     }
     rounds.end()
 }
