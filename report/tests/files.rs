@@ -55,6 +55,7 @@ fn a_census_comes_back_as_written() {
         faults: 0,
         discarded_chunks: 0,
         elapsed_ms: 1.5,
+        longest_chunk_ms: Some(0.25),
     });
     let records = [census.clone()];
     let file = common::file(folder.path(), "census.jsonl", ResultKind::Profile, &records);

@@ -32,7 +32,7 @@ pub(crate) struct Statistics {
 enum State {
     Refused(String),
     On { _keeps_them_on: OwnedFd },
-    Off { lasted: Duration, shown: Shown },
+    Off { lasted: Duration, shown: Box<Shown> },
 }
 
 /// What makes a program run.
@@ -120,6 +120,7 @@ impl Statistics {
         }
         if let Some(shown) = Shown::now(probes, totals) {
             let lasted = self.since.elapsed();
+            let shown = Box::new(shown);
             self.state = State::Off { lasted, shown };
         }
     }

@@ -10,7 +10,7 @@ use crate::common::{host, rmapscope, run, stderr};
 use guest::{Guest, GuestConfig, live};
 
 /// It failed with one sentence that has all of `words`.
-fn assert_refused(output: &Output, words: &[&str]) {
+pub(crate) fn assert_refused(output: &Output, words: &[&str]) {
     let said = stderr(output);
     assert!(!output.status.success(), "it succeeded");
     assert!(

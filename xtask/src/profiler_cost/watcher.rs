@@ -32,7 +32,7 @@ pub(super) enum Watcher {
     Nobody,
     /// `rmapscope record` at its defaults
     Rmapscope,
-    /// `rmapscope record` with as few samples as it takes: the counting alone
+    /// `rmapscope record` with as few samples as it takes and no interference: the counting alone
     RmapscopeCounting,
     /// bpftrace counting callbacks per command
     Bpftrace,
@@ -76,7 +76,10 @@ impl Watcher {
         let started = match self {
             Self::Nobody => return Ok(None),
             Self::Rmapscope => (job.rmapscope(&[])?, "recording "),
-            Self::RmapscopeCounting => (job.rmapscope(&["--rate", "1"])?, "recording "),
+            Self::RmapscopeCounting => (
+                job.rmapscope(&["--rate", "1", "--no-interference"])?,
+                "recording ",
+            ),
             Self::Bpftrace => {
                 let script = format!("tracepoint:{age},tracepoint:{test} {{ @[comm] = count(); }}");
                 let mut command = process::as_root("bpftrace")?;
