@@ -60,8 +60,8 @@ fn files_that_cannot_be_compared_are_named() {
     assert!(run(&future, &profile).contains("schema version 9"));
     assert!(run(&text, &profile).contains("text.jsonl is not an rmapscope result file"));
     assert!(run("absent.jsonl", &profile).contains("cannot read absent.jsonl"));
-    assert!(run(&bench, &bench).contains("have no cell in common"));
-    assert!(run(&profile, &profile).contains("a bench result is needed"));
+    assert!(run(&bench, &bench).contains("have nothing in common"));
+    assert!(run(&profile, &profile).contains("have nothing in common"));
     assert!(run(&bench, &profile).contains("no chain length in common"));
     let alone = refused(&["compare", &bench], folder.path());
     assert!(alone.contains("alone cannot be compared"), "{alone}");

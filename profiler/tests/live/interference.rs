@@ -36,7 +36,7 @@ fn two_sampling_rates_take_turns_and_tell_the_cost_at_none() {
         return;
     };
     // Held while it is aged and aged without a pause: as many callbacks as there can be.
-    let mut config = GuestConfig::new(2048, 64).with_driver(Driver::Reclaim);
+    let mut config = GuestConfig::new(8192, 1).with_driver(Driver::Reclaim);
     config.hold = true;
     config.driver_pause = Duration::ZERO;
     let arguments = ["--mechanism", "sampled"];
