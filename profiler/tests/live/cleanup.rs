@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Ids of the programs and maps that a process holds.
-fn held_by(pid: u32) -> (BTreeSet<u32>, BTreeSet<u32>) {
+pub(crate) fn held_by(pid: u32) -> (BTreeSet<u32>, BTreeSet<u32>) {
     let folder = format!("/proc/{pid}/fdinfo");
     let entries = fs::read_dir(folder).expect("it runs");
     let texts: Vec<String> = entries

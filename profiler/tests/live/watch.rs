@@ -15,13 +15,14 @@ use nix::{
 };
 
 /// An exporter for this process's VMs that is killed if a test fails.
-struct Exporter {
+pub(crate) struct Exporter {
     child: Child,
     address: String,
 }
 
 impl Exporter {
-    fn start() -> Self {
+    /// Starts it at a free port; returns once it answers.
+    pub(crate) fn start() -> Self {
         let mut child = rmapscope()
             .args(["exporter", "--listen", "127.0.0.1:0", "--pid"])
             .arg(std::process::id().to_string())
@@ -40,8 +41,13 @@ impl Exporter {
         Self { child, address }
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it answers to a request for `path`, headers included.
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("it listens");
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
@@ -53,7 +59,8 @@ impl Exporter {
         answer
     }
 
-    fn end(mut self, signal: Signal) -> Option<i32> {
+    /// Sends a signal and waits for the end; returns the exit status.
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         kill(Pid::from_raw(pid), signal).expect("it still runs");
         self.child.wait().expect("it ends").code()
@@ -69,7 +76,7 @@ impl Drop for Exporter {
 }
 
 /// The sum of all series of a counter.
-fn sum(answer: &str, name: &str) -> f64 {
+pub(crate) fn sum(answer: &str, name: &str) -> f64 {
     let lines = answer.lines().filter(|line| line.starts_with(name));
     let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     values.sum()
