@@ -14,6 +14,9 @@ Examples:
   guest run --aliases 16 --driver reclaim --hold --seconds 10
       reclaim ages the pages while the guest stands still: chains are full at every callback
 
+  guest run --nested --aliases 4 --seconds 10
+      an L1 that maps each page at 4 addresses of its L2, whose accesses make rmaps
+
   guest run --driver khugepaged --json --until-stdin-closes
       khugepaged tests the pages until the parent goes; one JSON line when ready, one at the end
 
@@ -46,9 +49,15 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     spare_pages: u64,
 
-    /// Addresses each page is mapped at: the SPTEs per gfn under shadow paging, 1 to 1000.
+    /// Addresses each page is mapped at: the SPTEs per gfn under shadow paging and for a nested
+    /// guest, 1 to 1000.
     #[arg(long, default_value_t = 1)]
     aliases: u64,
+
+    /// Be an L1 whose L2 touches the pages over a nested page table, at each alias: rmaps under
+    /// two-dimensional paging. Needs SVM with kvm_amd nested=1.
+    #[arg(long)]
+    nested: bool,
 
     /// Who makes the kernel age the pages.
     #[arg(long, value_enum, default_value_t = Driver::None)]
@@ -101,6 +110,7 @@ impl RunArgs {
     /// The guest that was asked for.
     pub(crate) fn config(&self) -> GuestConfig {
         let mut config = GuestConfig::new(self.pages, self.aliases).with_driver(self.driver);
+        config.nested = self.nested;
         config.write = self.write;
         config.hold = self.hold;
         config.spare_pages = self.spare_pages;

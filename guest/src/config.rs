@@ -102,6 +102,10 @@ pub struct GuestConfig {
     pub spare_pages: u64,
     /// What the data pages are made of.
     pub backing: Backing,
+    /// Whether the guest is an L1 that runs an L2 over a nested page table of its own. The aliases
+    /// are then gpas of L2, each through a page-table page of its own, so SPTEs for each gfn in
+    /// rmaps while L1's own accesses go through the TDP MMU.
+    pub nested: bool,
     /// Whether the guest writes to each page (it reads otherwise).
     pub write: bool,
     /// Where a file backing is made; `None` tries the temporary directories.
@@ -148,6 +152,18 @@ impl GuestConfig {
         self.pages.saturating_mul(PAGE_SIZE)
     }
 
+    /// The same guest as an L1 whose L2 touches the pages.
+    #[must_use]
+    pub fn nested(mut self) -> Self {
+        self.nested = true;
+        self
+    }
+
+    /// Times each data page is mapped in the guest's page tables; L1 maps it once for itself.
+    pub(crate) fn mappings(&self) -> u64 {
+        self.aliases + u64::from(self.nested)
+    }
+
     /// SPTEs the data pages have when every alias of every page is mapped.
     #[must_use]
     pub fn data_sptes(&self) -> u64 {
@@ -180,7 +196,7 @@ impl GuestConfig {
                 most: layout::max_spare_pages(self.pages),
             });
         }
-        let most = layout::max_pages(self.aliases);
+        let most = layout::max_pages(self.aliases, self.nested);
         if self.pages > most {
             return Err(ConfigError::AddressSpace {
                 pages: self.pages,
@@ -197,7 +213,7 @@ impl GuestConfig {
     /// [`ConfigError::HostMemory`] with what would fit.
     pub fn validate_memory(&self, available: u64) -> Result<(), ConfigError> {
         let usable = available / 10 * 9;
-        let per_page = PAGE_SIZE + BYTES_PER_SPTE * self.aliases;
+        let per_page = PAGE_SIZE + BYTES_PER_SPTE * self.mappings();
         let needed = self.pages.saturating_mul(per_page);
         if needed <= usable {
             return Ok(());
@@ -222,6 +238,7 @@ impl Default for GuestConfig {
             aliases: 1,
             spare_pages: 0,
             backing: Backing::Anonymous,
+            nested: false,
             write: false,
             dir: None,
             idle: Duration::from_millis(1),
@@ -336,6 +353,8 @@ mod tests {
             };
             assert_eq!(GuestConfig::new(most, aliases).validate(), Ok(()));
             assert!(GuestConfig::new(most + 1, aliases).validate().is_err());
+            let nested = GuestConfig::new(most + 1, aliases).nested();
+            assert!(nested.validate().is_err(), "{aliases} aliases, nested");
         }
     }
 

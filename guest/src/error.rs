@@ -54,6 +54,9 @@ pub enum GuestError {
         /// What KVM answered.
         cause: io::Error,
     },
+    /// This KVM runs no guest in a guest.
+    #[error("a nested guest cannot run here: {0}")]
+    NoNested(&'static str),
     /// The vCPU thread could not be started.
     #[error("could not start the vCPU thread: {0}")]
     Thread(io::Error),

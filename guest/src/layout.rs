@@ -17,6 +17,14 @@ pub(crate) const TABLE_SPAN: u64 = 512 * PAGE_SIZE;
 pub(crate) const CODE_GPA: u64 = 0x1000;
 /// Guest physical address of the control page.
 pub(crate) const CONTROL_GPA: u64 = 0x2000;
+/// Guest physical address of the program of L1, where the guest is nested.
+pub(crate) const L1_CODE_GPA: u64 = 0x3000;
+/// Guest physical address of L2's VMCB.
+pub(crate) const VMCB_GPA: u64 = 0x4000;
+/// Guest physical address of the page where VMRUN may save L1's state.
+pub(crate) const HSAVE_GPA: u64 = 0x5000;
+/// Guest physical address, for L1 and for L2, of L2's own page tables.
+pub(crate) const L2_TABLES_GPA: u64 = 0x6000;
 /// Guest physical address no memslot backs: a write to it ends KVM_RUN.
 pub(crate) const EXIT_GPA: u64 = 0xd000_0000;
 /// Guest physical address of the first data page.
@@ -28,6 +36,10 @@ pub(crate) const CODE_VA: u64 = 0x40_0000;
 pub(crate) const CONTROL_VA: u64 = 0x40_1000;
 /// Virtual address of the page that ends KVM_RUN.
 pub(crate) const EXIT_VA: u64 = 0x40_2000;
+/// Virtual address of the program of L1.
+pub(crate) const L1_CODE_VA: u64 = 0x40_3000;
+/// Virtual address of L2's VMCB.
+pub(crate) const VMCB_VA: u64 = 0x40_4000;
 /// Virtual address of the first alias of the first data page.
 pub(crate) const DATA_VA: u64 = 0x10_0000_0000;
 
@@ -38,10 +50,12 @@ const LOW_LIMIT: u64 = 0xc000_0000;
 const VA_LIMIT: u64 = 1 << 47;
 /// Physical address bits every 64-bit CPU has.
 const PHYSICAL_BITS: u32 = 36;
+/// Physical address bits every CPU with nested paging has: what L2's gpas must fit.
+pub(crate) const L2_PHYSICAL_BITS: u32 = 40;
 
 /// Present, writable, user, accessed, dirty: nothing left for the CPU to set.
-const LEAF_FLAGS: u64 = 0x67;
-const TABLE_FLAGS: u64 = 0x27;
+pub(crate) const LEAF_FLAGS: u64 = 0x67;
+pub(crate) const TABLE_FLAGS: u64 = 0x27;
 const PRESENT: u64 = 1;
 const ADDRESS_MASK: u64 = 0x000f_ffff_ffff_f000;
 
@@ -50,30 +64,37 @@ pub(crate) fn alias_stride(pages: u64) -> u64 {
     (pages * PAGE_SIZE).next_multiple_of(TABLE_SPAN)
 }
 
-/// Page-table pages the guest needs, with room to spare.
-pub(crate) fn table_pages(pages: u64, aliases: u64) -> u64 {
-    let last_level = aliases * pages.div_ceil(512);
-    // One directory per 512 last-level tables and one per 512 of those, and the edges.
-    last_level + last_level.div_ceil(512) + last_level.div_ceil(512 * 512) + 16
+/// Page-table pages a guest needs that maps each page `mappings` times, with room to spare.
+pub(crate) fn table_pages(pages: u64, mappings: u64) -> u64 {
+    let last_level = mappings * pages.div_ceil(512);
+    // One directory per 512 last-level tables and one per 512 of those, and the edges of the
+    // address spaces of L1 and L2.
+    last_level + last_level.div_ceil(512) + last_level.div_ceil(512 * 512) + 32
 }
 
 /// Bytes of the low memslot.
-pub(crate) fn low_bytes(pages: u64, aliases: u64) -> u64 {
-    (FIRST_TABLE_GPA + table_pages(pages, aliases) * PAGE_SIZE).next_multiple_of(TABLE_SPAN)
+pub(crate) fn low_bytes(pages: u64, mappings: u64) -> u64 {
+    (FIRST_TABLE_GPA + table_pages(pages, mappings) * PAGE_SIZE).next_multiple_of(TABLE_SPAN)
 }
 
 /// Shadow pages KVM may keep, so that it never recycles one of ours.
-pub(crate) fn shadow_pages(pages: u64, aliases: u64) -> u64 {
-    4096 + 2 * table_pages(pages, aliases)
+pub(crate) fn shadow_pages(pages: u64, mappings: u64) -> u64 {
+    4096 + 2 * table_pages(pages, mappings)
 }
 
-/// Most data pages that fit the guest's address spaces with `aliases` aliases (at least 1).
-pub(crate) fn max_pages(aliases: u64) -> u64 {
+/// Most data pages that fit the guest's address spaces with `aliases` aliases (at least 1). The
+/// aliases of a nested guest are physical addresses of L2's, and L1 maps each page once more.
+pub(crate) fn max_pages(aliases: u64, nested: bool) -> u64 {
+    let (limit, mappings) = if nested {
+        (1 << L2_PHYSICAL_BITS, aliases + 1)
+    } else {
+        (VA_LIMIT, aliases)
+    };
     let by_physical = ((1u64 << PHYSICAL_BITS) - DATA_GPA) / PAGE_SIZE;
-    let by_virtual = (VA_LIMIT - DATA_VA) / aliases / TABLE_SPAN * 512;
+    let by_virtual = (limit - DATA_VA) / aliases / TABLE_SPAN * 512;
     let table_room = (LOW_LIMIT - FIRST_TABLE_GPA) / PAGE_SIZE - 64;
     // Directories cost one page in 512 on top of the last level.
-    let by_tables = table_room / 513 * 512 / aliases * 512;
+    let by_tables = table_room / 513 * 512 / mappings * 512;
     by_physical.min(by_virtual).min(by_tables)
 }
 
@@ -110,6 +131,15 @@ impl<'a> PageTables<'a> {
         self.root
     }
 
+    /// Empty tables of another address space, behind these, which are complete.
+    pub(crate) fn next(self) -> Self {
+        Self {
+            low: self.low,
+            next_table: self.next_table + PAGE_SIZE,
+            root: self.next_table,
+        }
+    }
+
     /// Maps code, control page, exit page and every alias of every data page.
     ///
     /// Returns `None` if the low memslot is too small for the tables.
@@ -117,6 +147,11 @@ impl<'a> PageTables<'a> {
         self.map(CODE_VA, CODE_GPA)?;
         self.map(CONTROL_VA, CONTROL_GPA)?;
         self.map(EXIT_VA, EXIT_GPA)?;
+        self.map_data(pages, aliases)
+    }
+
+    /// Maps every alias of every data page.
+    pub(crate) fn map_data(&mut self, pages: u64, aliases: u64) -> Option<()> {
         let stride = alias_stride(pages);
         for alias in 0..aliases {
             let base = DATA_VA + alias * stride;
@@ -127,7 +162,8 @@ impl<'a> PageTables<'a> {
         Some(())
     }
 
-    fn map(&mut self, va: u64, gpa: u64) -> Option<()> {
+    /// Maps one page.
+    pub(crate) fn map(&mut self, va: u64, gpa: u64) -> Option<()> {
         let mut table = self.root;
         for shift in [39, 30, 21] {
             table = self.descend(table, va >> shift & 511)?;
@@ -211,10 +247,21 @@ mod tests {
 
     #[test]
     fn the_largest_guests_fit_their_tables_and_address_spaces() {
-        for aliases in [1, 2, 7, 64, 999, 1000] {
-            let pages = max_pages(aliases);
-            assert!(low_bytes(pages, aliases) <= LOW_LIMIT, "{aliases} aliases");
-            assert!(DATA_VA + aliases * alias_stride(pages) <= VA_LIMIT);
+        for (aliases, nested) in [1, 2, 7, 64, 999, 1000]
+            .map(|k| [(k, false), (k, true)])
+            .concat()
+        {
+            let pages = max_pages(aliases, nested);
+            let low = low_bytes(pages, aliases + u64::from(nested));
+            assert!(low <= LOW_LIMIT, "{aliases} aliases");
+            let end = DATA_VA + aliases * alias_stride(pages);
+            assert!(
+                end <= if nested {
+                    1 << L2_PHYSICAL_BITS
+                } else {
+                    VA_LIMIT
+                }
+            );
             assert!(DATA_GPA + pages * PAGE_SIZE <= 1 << PHYSICAL_BITS);
         }
     }

@@ -18,6 +18,10 @@
 //! # }
 //! ```
 //!
+//! A [nested](GuestConfig::nested) guest is an L1 that runs an L2 over a nested page table of its
+//! own: L2's accesses make rmaps under two-dimensional paging, beside the TDP MMU's tables that
+//! L1's own accesses make.
+//!
 //! Whatever way a guest ends, it leaves no process, cgroup, file or changed setting behind; what
 //! even `SIGKILL` leaves (an empty cgroup, khugepaged's scan settings) the next guest sweeps up.
 //! One thing stays after a `SIGKILL`: the memory controller handed to the children of a v2 root
@@ -36,6 +40,7 @@ mod layout;
 pub mod live;
 mod memory;
 mod naming;
+mod nested;
 mod program;
 mod stats;
 pub mod tracefs;

@@ -151,6 +151,14 @@ pub fn shadow_paging() -> Result<(), String> {
     Ok(())
 }
 
+/// Whether KVM runs a guest in a guest here, over nested paging.
+///
+/// # Errors
+/// As for a nested guest.
+pub fn nested() -> Result<(), GuestError> {
+    crate::nested::probe()
+}
+
 /// Whether khugepaged runs here.
 ///
 /// # Errors

@@ -11,6 +11,8 @@ use std::arch::global_asm;
 use crate::layout::{CODE_GPA, CONTROL_GPA};
 use crate::memory::Mapping;
 
+/// Bytes of the instruction that leaves through the exit page.
+pub(crate) const LEAVE_BYTES: u64 = 3;
 /// Room for the program, which ends with a jump and is never left at its end.
 const PROGRAM_WORDS: usize = 16;
 
@@ -81,11 +83,15 @@ pub(crate) enum Word {
     Write = 4,
     /// Non-zero: leave through the exit page after each pass.
     ExitEachPass = 5,
+    /// Non-zero: L1 passes on to the host that L2 left after a pass.
+    PassOn = 6,
+    /// Why L2 left L1 for good, as SVM codes it; written by L1 before it halts.
+    L2Exit = 7,
 }
 
 impl Word {
     /// Bytes from the start of the control page.
-    const fn offset(self) -> u64 {
+    pub(crate) const fn offset(self) -> u64 {
         self as u64 * 8
     }
 
@@ -107,7 +113,12 @@ pub(crate) fn install(low: &Mapping) -> Option<()> {
     // SAFETY: the assembler puts exactly this many words at the label, aligned to 8 bytes, in
     // read-only data of this binary.
     let words = unsafe { &rmapscope_guest_program };
-    let places = (CODE_GPA..).step_by(8);
+    copy(words, low, CODE_GPA)
+}
+
+/// Copies a program's words to `gpa` in the low memslot; `None` if that is too small.
+pub(crate) fn copy(words: &[u64], low: &Mapping, gpa: u64) -> Option<()> {
+    let places = (gpa..).step_by(8);
     words
         .iter()
         .zip(places)
@@ -127,6 +138,20 @@ mod tests {
         // The last word of the page is free: the program is smaller than a page.
         assert_eq!(low.load(CODE_GPA + PAGE_SIZE - 8), Some(0));
         assert_eq!(low.load(CONTROL_GPA), Some(0));
+    }
+
+    #[test]
+    fn the_program_leaves_by_the_instruction_that_l1_steps_over() {
+        let low = Mapping::anonymous(0x10_0000).expect("anonymous memory");
+        install(&low).expect("installed");
+        let words = (CODE_GPA..).step_by(8).take(PROGRAM_WORDS);
+        let bytes: Vec<u8> = words
+            .flat_map(|gpa| low.load(gpa).expect("in memory").to_le_bytes())
+            .collect();
+        // mov [r14], rax: a 64-bit store without displacement.
+        let leaves = bytes.windows(3).filter(|code| *code == [0x49, 0x89, 0x06]);
+        assert_eq!(leaves.count(), 2);
+        assert_eq!(LEAVE_BYTES, 3);
     }
 
     #[test]

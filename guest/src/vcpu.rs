@@ -11,6 +11,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::error::GuestError;
 use crate::layout::EXIT_GPA;
+use crate::memory::Mapping;
 use crate::program::Word;
 use crate::vm::Machine;
 
@@ -248,7 +249,7 @@ fn run(shared: &Shared, mut vcpu: VcpuFd, idle: Duration) {
         reason: "the vCPU thread panicked".into(),
     };
     farewell.reason = loop {
-        match step(&mut vcpu) {
+        match step(&mut vcpu, shared.machine.low()) {
             Ok(()) if shared.pass_gate(idle) => {}
             Ok(()) => break "stopped by the host".into(),
             Err(reason) => break reason,
@@ -257,12 +258,16 @@ fn run(shared: &Shared, mut vcpu: VcpuFd, idle: Duration) {
 }
 
 /// Runs until the guest leaves through the exit page; any other exit is an error.
-fn step(vcpu: &mut VcpuFd) -> Result<(), String> {
+fn step(vcpu: &mut VcpuFd, low: &Mapping) -> Result<(), String> {
     match vcpu.run() {
         Ok(VcpuExit::MmioWrite(EXIT_GPA, _)) => Ok(()),
         Ok(exit) => {
             let exit = format!("{exit:?}");
-            Err(format!("KVM exit {exit} at {}", position(vcpu)))
+            let l2 = match Word::L2Exit.load(low) {
+                0 => String::new(),
+                code => format!(", because L2 left with SVM's code {code:#x}"),
+            };
+            Err(format!("KVM exit {exit} at {}{l2}", position(vcpu)))
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Ok(()),
         Err(error) => Err(format!("KVM_RUN failed: {error} at {}", position(vcpu))),

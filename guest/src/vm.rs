@@ -1,7 +1,7 @@
 //! The virtual machine: memslots, page tables, registers.
 //!
 //! The vCPU starts in long mode at CPL 3 with everything mapped, so hosts that can run user mode
-//! only without emulation build real SPTEs too.
+//! only without emulation build real SPTEs too. An L1 starts at CPL 0, which VMRUN needs.
 //!
 //! Invariant: a [`Machine`] owns the memory its memslots point to and is shared with the vCPU
 //! thread, so the memory outlives the last KVM_RUN.
@@ -11,9 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
-};
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::backing;
@@ -23,6 +21,7 @@ use crate::layout::{
     self, CODE_VA, CONTROL_VA, DATA_GPA, DATA_VA, EXIT_VA, PAGE_SIZE, PageTables, alias_stride,
 };
 use crate::memory::Mapping;
+use crate::nested;
 use crate::program::{self, Word};
 use crate::stats::{KvmStats, StatsError};
 
@@ -36,11 +35,11 @@ const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// Protection, paging, numeric errors, write protection and the bits that are always set.
-const CR0: u64 = 0x8005_0033;
+pub(crate) const CR0: u64 = 0x8005_0033;
 /// Physical address extension.
-const CR4: u64 = 0x20;
+pub(crate) const CR4: u64 = 0x20;
 /// Long mode enabled and active, no-execute, system calls.
-const EFER: u64 = 0xd01;
+pub(crate) const EFER: u64 = 0xd01;
 
 /// A VM with its memory, ready for its one vCPU.
 pub(crate) struct Machine {
@@ -58,7 +57,7 @@ impl Machine {
     pub(crate) fn new(config: &GuestConfig) -> Result<(Self, VcpuFd), GuestError> {
         let kvm = open_kvm()?;
         // Made before the VM, so that an error drops them after it.
-        let low = Mapping::anonymous(layout::low_bytes(config.pages, config.aliases))?;
+        let low = Mapping::anonymous(layout::low_bytes(config.pages, config.mappings()))?;
         let data = data_memory(config)?;
         let spare = spare_memory(config)?;
         let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
@@ -69,7 +68,7 @@ impl Machine {
         if let Some(spare) = &spare {
             add_memslot(&vm, 2, layout::spare_gpa(config.pages), spare)?;
         }
-        limit_shadow_pages(&vm, layout::shadow_pages(config.pages, config.aliases))?;
+        limit_shadow_pages(&vm, layout::shadow_pages(config.pages, config.mappings()))?;
         let cr3 = fill_low_memory(&low, config)?;
         let vcpu = create_vcpu(&kvm, &vm, config, cr3)?;
         let stats = stats_file(&vm)?;
@@ -152,7 +151,7 @@ pub(crate) fn open_kvm() -> Result<Kvm, GuestError> {
     })
 }
 
-fn refused(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> GuestError {
+pub(crate) fn refused(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> GuestError {
     move |error| GuestError::Kvm {
         call,
         cause: io::Error::from_raw_os_error(error.errno()),
@@ -235,28 +234,39 @@ fn fill_low_memory(low: &Mapping, config: &GuestConfig) -> Result<u64, GuestErro
         call: "the guest's page tables",
         cause: io::ErrorKind::OutOfMemory.into(),
     };
-    program::install(low).ok_or_else(too_small)?;
-    let mut tables = PageTables::new(low);
-    tables
-        .map_guest(config.pages, config.aliases)
-        .ok_or_else(too_small)?;
     Word::Pages.store(low, config.pages);
     Word::Aliases.store(low, config.aliases);
     Word::Write.store(low, config.write.into());
     Word::ExitEachPass.store(low, (!config.idle.is_zero()).into());
-    Ok(tables.root())
+    let root = if config.nested {
+        nested::fill(low, config)
+    } else {
+        fill_plain(low, config)
+    };
+    root.ok_or_else(too_small)
+}
+
+fn fill_plain(low: &Mapping, config: &GuestConfig) -> Option<u64> {
+    program::install(low)?;
+    let mut tables = PageTables::new(low);
+    tables.map_guest(config.pages, config.aliases)?;
+    Some(tables.root())
 }
 
 fn create_vcpu(kvm: &Kvm, vm: &VmFd, config: &GuestConfig, cr3: u64) -> Result<VcpuFd, GuestError> {
     let vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
-    let cpuid = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
+    let cpuid = nested::supported_cpuid(kvm)?;
+    if config.nested {
+        nested::check(&cpuid)?;
+    }
     vcpu.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
     let mut sregs = vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
-    enter_long_mode(&mut sregs, cr3);
+    enter_long_mode(&mut sregs, cr3, if config.nested { 0 } else { 3 });
+    if config.nested {
+        sregs.efer |= nested::SVME;
+    }
     vcpu.set_sregs(&sregs).map_err(refused("KVM_SET_SREGS"))?;
-    let regs = kvm_regs {
+    let mut regs = kvm_regs {
         rip: CODE_VA,
         rflags: 2,
         rsp: CONTROL_VA + PAGE_SIZE,
@@ -266,11 +276,14 @@ fn create_vcpu(kvm: &Kvm, vm: &VmFd, config: &GuestConfig, cr3: u64) -> Result<V
         r14: EXIT_VA,
         ..kvm_regs::default()
     };
+    if config.nested {
+        nested::enter_l1(&vcpu, &mut regs)?;
+    }
     vcpu.set_regs(&regs).map_err(refused("KVM_SET_REGS"))?;
     Ok(vcpu)
 }
 
-fn enter_long_mode(sregs: &mut kvm_sregs, cr3: u64) {
+fn enter_long_mode(sregs: &mut kvm_sregs, cr3: u64, ring: u8) {
     sregs.cr0 = CR0;
     sregs.cr3 = cr3;
     sregs.cr4 = CR4;
@@ -278,19 +291,19 @@ fn enter_long_mode(sregs: &mut kvm_sregs, cr3: u64) {
     let flat = kvm_segment {
         limit: 0xffff_ffff,
         present: 1,
-        dpl: 3,
+        dpl: ring,
         s: 1,
         g: 1,
         ..kvm_segment::default()
     };
     sregs.cs = kvm_segment {
-        selector: 0x33,
+        selector: 0x30 | u16::from(ring),
         type_: 0xb,
         l: 1,
         ..flat
     };
     let data = kvm_segment {
-        selector: 0x2b,
+        selector: 0x28 | u16::from(ring),
         type_: 3,
         db: 1,
         ..flat

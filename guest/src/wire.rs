@@ -30,6 +30,8 @@ pub struct Ready {
     pub pages: u64,
     /// Aliases of each.
     pub aliases: u64,
+    /// Whether the guest is an L1 whose L2 uses the pages.
+    pub nested: bool,
     /// What the data pages are made of.
     pub backing: Backing,
     /// Whether the guest writes.
@@ -59,6 +61,7 @@ impl Ready {
             hva_len: memory.end - memory.start,
             pages: config.pages,
             aliases: config.aliases,
+            nested: config.nested,
             backing: config.backing,
             write: config.write,
             driver: config.driver,

@@ -127,3 +127,53 @@ fn a_guest_without_a_driver_says_so() {
         .expect_err("no driver");
     assert!(error.to_string().contains("has no driver"));
 }
+
+#[test]
+fn a_nested_guest_has_both_mmus_and_pauses_like_any_other() {
+    let _alone = live::exclusive();
+    let name = "a_nested_guest_has_both_mmus_and_pauses_like_any_other";
+    let Some(()) = live::where_possible(name, live::nested()) else {
+        return;
+    };
+    for (aliases, write) in [(1, false), (4, true)] {
+        let mut config = GuestConfig::new(512, aliases).nested();
+        config.write = write;
+        let guest = start(config.clone());
+        guest.pause().expect("pauses");
+        let passes = guest.passes();
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(guest.passes(), passes, "a paused L2 went on");
+        guest.resume().expect("resumes");
+        thread::sleep(Duration::from_millis(500));
+        assert!(guest.passes() > passes, "a resumed L2 stands still");
+        let report = guest.stop().expect("stops");
+        assert_eq!(report.exit_reason, "stopped by the host");
+        // One SPTE of the TDP MMU per page, and one in its rmap per alias; the rest is code,
+        // control page and page tables.
+        let data = config.pages * (config.aliases + 1);
+        let sptes = report.sptes_4k.expect("counted");
+        assert!((data..data + 64).contains(&sptes), "{config:?}: {sptes}");
+    }
+}
+
+#[test]
+fn a_host_that_runs_no_nested_guest_says_what_is_missing() {
+    let _alone = live::exclusive();
+    let name = "a_host_that_runs_no_nested_guest_says_what_is_missing";
+    let Some(()) = live::require(name, live::kvm()) else {
+        return;
+    };
+    let started = Guest::start(GuestConfig::new(8, 1).nested());
+    match (live::nested(), started) {
+        (Ok(()), started) => drop(started.expect("this host can")),
+        (Err(_), Ok(_)) => panic!("a nested guest ran although it cannot"),
+        (Err(probed), Err(error)) => {
+            let text = error.to_string();
+            assert_eq!(text, probed.to_string());
+            assert!(
+                text.starts_with("a nested guest cannot run here: "),
+                "{text}"
+            );
+        }
+    }
+}
