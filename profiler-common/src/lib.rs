@@ -20,10 +20,13 @@ pub mod interference;
 pub mod intervals;
 pub mod members;
 pub mod symbols;
+pub mod tables;
 
 #[cfg(feature = "user")]
 mod pod {
-    use crate::{aging, census, event, exact, histogram, interference, intervals, symbols};
+    use crate::{
+        aging, census, event, exact, histogram, interference, intervals, symbols, tables,
+    };
 
     macro_rules! pod {
         ($($name:ty),* $(,)?) => {
@@ -51,5 +54,7 @@ mod pod {
         intervals::Interval,
         intervals::Table,
         symbols::TextRange,
+        tables::WalkRequest,
+        tables::WalkResult,
     );
 }

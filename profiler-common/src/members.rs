@@ -38,6 +38,20 @@ macro_rules! kernel_members {
     };
 }
 
+/// As [`kernel_members!`](crate::kernel_members), for what only the census of the TDP MMU's tables
+/// reads: a kernel that lacks one of them has everything else.
+#[macro_export]
+macro_rules! tdp_members {
+    ($then:ident) => {
+        $then! {
+            KVM_TDP_ROOTS = "kvm", "arch.tdp_mmu_roots";
+            MMU_PAGE_LINK = "kvm_mmu_page", "link";
+            MMU_PAGE_ROLE = "kvm_mmu_page", "role";
+            MMU_PAGE_SPT = "kvm_mmu_page", "spt";
+        }
+    };
+}
+
 /// A member and the global that carries its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -51,11 +65,11 @@ pub struct Member {
 
 macro_rules! list {
     ($($global:ident = $of:literal, $path:literal;)*) => {
-        /// Every member that is read.
-        pub const MEMBERS: &[Member] = &[
-            $(Member { global: stringify!($global), of: $of, path: $path },)*
-        ];
+        &[$(Member { global: stringify!($global), of: $of, path: $path },)*]
     };
 }
 
-kernel_members!(list);
+/// Every member without which nothing works.
+pub const MEMBERS: &[Member] = kernel_members!(list);
+/// Every member that the census of the TDP MMU's tables reads besides.
+pub const TDP_MEMBERS: &[Member] = tdp_members!(list);

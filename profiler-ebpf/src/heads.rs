@@ -22,9 +22,9 @@ use crate::{
 
 /// Bits of an SPTE: Accessed, and "present for MMU code".
 #[unsafe(no_mangle)]
-static SPTE_ACCESSED: Global<u64> = Global::new(0);
+pub(crate) static SPTE_ACCESSED: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-static SPTE_PRESENT: Global<u64> = Global::new(0);
+pub(crate) static SPTE_PRESENT: Global<u64> = Global::new(0);
 
 #[map]
 static SCAN_REQUEST: Array<ScanRequest> = Array::with_max_entries(1, 0);
@@ -32,7 +32,7 @@ static SCAN_REQUEST: Array<ScanRequest> = Array::with_max_entries(1, 0);
 static SCAN_RESULT: Array<ScanResult> = Array::with_max_entries(1, 0);
 
 /// Ends the read and stays at this file.
-const AGAIN: i32 = 1;
+pub(crate) const AGAIN: i32 = 1;
 /// Bytes of a `pte_list_desc`.
 const DESCRIPTOR_BYTES: u32 = ((2 + DESCRIPTOR_ENTRIES) * 8) as u32;
 

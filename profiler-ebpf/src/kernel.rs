@@ -21,6 +21,7 @@ macro_rules! globals {
 }
 
 profiler_common::kernel_members!(globals);
+profiler_common::tdp_members!(globals);
 
 /// The time, in ns since the host was booted.
 #[inline(always)]

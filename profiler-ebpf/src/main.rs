@@ -3,6 +3,7 @@
 //! | program | type | what it does |
 //! |---|---|---|
 //! | `rs_vms`, `rs_heads` | iter/task_file | find VMs and their memslots; read rmap heads |
+//! | `rs_tables` | iter/task_file | walk the TDP MMU's tables |
 //! | `rs_age_hva`, `rs_test_age_hva` | raw tracepoint | sampled rung: count callbacks by chain length |
 //! | `rs_sample` | perf_event | sampled rung: file cpu-clock samples under the running callback |
 //! | `rs_c*`, `rs_ty*`, `rs_inner*` | fentry, fexit, kprobe | exact rung: time every callback |
@@ -24,6 +25,7 @@ mod interference;
 mod kernel;
 mod latency;
 mod sampled;
+mod tables;
 mod vms;
 
 #[cfg(not(test))]

@@ -31,9 +31,9 @@ const DESCRIPTOR_BYTES: u64 = (2 + DESCRIPTOR_ENTRIES as u64) * 8;
 /// Time a chunk should take.
 const TARGET: Duration = Duration::from_micros(500);
 /// Sizes a chunk may have, in heads.
-const CHUNK: std::ops::RangeInclusive<u64> = 512..=65_536;
+pub(crate) const CHUNK: std::ops::RangeInclusive<u64> = 512..=65_536;
 /// Reads without progress after which a VM counts as gone.
-const PATIENCE: u32 = 3;
+pub(crate) const PATIENCE: u32 = 3;
 
 /// Bits of an SPTE that the census looks at.
 #[derive(Debug, Clone, Copy)]
@@ -268,7 +268,7 @@ fn heads_of(slot: &Slot, level: usize) -> u64 {
 }
 
 /// The size of the chunk after one of `heads` that took `spent`.
-fn next_chunk(heads: u64, spent: Duration) -> u64 {
+pub(crate) fn next_chunk(heads: u64, spent: Duration) -> u64 {
     let next = if spent > TARGET {
         heads / 2
     } else if spent * 2 < TARGET {

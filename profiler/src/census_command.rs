@@ -11,7 +11,7 @@ use aya::Ebpf;
 use profiler_common::census::Enumeration;
 use report::{
     Observed,
-    schema::{CensusRecord, LossRecord, Record, VmRecord},
+    schema::{CensusRecord, LossRecord, Record, TdpTables, VmRecord},
     table::{Column, Format, Table, count, figure},
     terminal::reader_is_gone,
 };
@@ -23,6 +23,7 @@ use crate::{
     observe::Signals,
     privileges,
     record::parse_duration,
+    tables::Walker,
     vms::{FindError, Finder, Registry, Tracked},
 };
 
@@ -102,6 +103,7 @@ struct Counter<'a> {
     _ebpf: Ebpf,
     finder: Finder,
     scanner: Scanner,
+    walker: Walker,
     registry: Registry,
     started: Instant,
 }
@@ -114,6 +116,7 @@ impl<'a> Counter<'a> {
             kernel,
             finder: Finder::new(&mut ebpf, &kernel.btf)?,
             scanner: Scanner::new(&mut ebpf, &kernel.btf)?,
+            walker: Walker::new(&mut ebpf, kernel),
             _ebpf: ebpf,
             registry: Registry::default(),
             started: Instant::now(),
@@ -130,9 +133,13 @@ impl<'a> Counter<'a> {
             let of_process = of_process(self.options.pid);
             report::out!("No VM of KVM is running{of_process}.")?;
         }
-        for tracked in self.registry.alive() {
-            let read_sptes = !self.options.heads_only;
-            match scan(&mut self.finder, &mut self.scanner, tracked, read_sptes) {
+        let read_sptes = !self.options.heads_only;
+        for tracked in self.registry.alive_mut() {
+            let levels = self.walker.walk(&tracked.found).and_then(|tables| {
+                tracked.tdp = tables;
+                scan(&mut self.finder, &mut self.scanner, tracked, read_sptes)
+            });
+            match levels {
                 Ok(levels) => print(run, tracked, &levels, self.options.json)?,
                 Err(error @ FindError::Gone(_)) => report::say!("{error}"),
                 Err(error) => return Err(error.into()),
@@ -211,6 +218,7 @@ pub(crate) fn vm_record(run: u32, tracked: &Tracked) -> VmRecord {
         memslots: tracked.found.vm.slots,
         pages: tracked.found.pages(),
         has_rmaps: tracked.found.has_rmaps(),
+        tdp: tracked.tdp.clone(),
         seen_s: tracked.seen_s,
         gone_s: tracked.gone_s,
     }
@@ -232,12 +240,34 @@ fn print(run: u32, tracked: &Tracked, levels: &[LevelCensus], json: bool) -> Res
         vm.pid,
         count(vm.pages)
     );
+    let tdp = tdp_note(&vm.tdp);
     if !vm.has_rmaps {
-        report::out!("{title}: no rmaps, all of it is in the TDP MMU.\n")?;
+        report::out!("{title}: no rmaps, all of it is in the TDP MMU.\n{tdp}\n")?;
         return Ok(());
     }
-    report::out!("{}", table(&title, censuses).render(Format::Text))?;
+    let mut table = table(&title, censuses);
+    table.note(tdp);
+    report::out!("{}", table.render(Format::Text))?;
     Ok(())
+}
+
+/// What the TDP MMU holds, in one sentence.
+fn tdp_note(tdp: &Observed<TdpTables>) -> String {
+    let tables = match tdp {
+        Observed::Value(tables) => tables,
+        Observed::Missing(reason) => return format!("TDP MMU: not known, {reason}"),
+    };
+    let accessed = match tables.accessed_share() {
+        Some(share) => format!("{} % Accessed", figure(100.0 * share)),
+        None => "Accessed share not known".to_owned(),
+    };
+    format!(
+        "TDP MMU: {} SPTEs ({accessed}), of these {} of 2M and {} of 1G, {} ms",
+        count(tables.sptes()),
+        count(tables.sptes_2m),
+        count(tables.sptes_1g),
+        figure(tables.elapsed_ms),
+    )
 }
 
 fn table(title: &str, censuses: impl Iterator<Item = CensusRecord>) -> Table {

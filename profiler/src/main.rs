@@ -15,6 +15,7 @@ mod object;
 mod observe;
 mod privileges;
 mod record;
+mod tables;
 mod vms;
 mod watch;
 

@@ -103,6 +103,15 @@ impl Kernel {
         self.layout.kvm_built_in || self.module == module()
     }
 
+    /// Why the TDP MMU's tables cannot be read here, if they cannot.
+    pub(crate) fn tables_readable(&self) -> Result<(), String> {
+        self.layout.tdp.as_ref().map(|_| ()).map_err(Clone::clone)?;
+        self.symbols
+            .direct_map_at()
+            .map(drop)
+            .map_err(str::to_owned)
+    }
+
     /// Creates the object's maps and readies its programs for loading.
     pub(crate) fn prepare(&self, settings: &Settings) -> Result<Ebpf, ObjectError> {
         let ranges = self.symbols.text_ranges();
@@ -157,6 +166,15 @@ impl Kernel {
         for (global, offset) in &layout.offsets {
             loader.override_global(global, offset, true);
         }
+        let direct_map_at = self.symbols.direct_map_at();
+        if let (Ok(tdp), Ok(address)) = (&layout.tdp, &direct_map_at) {
+            loader
+                .override_global("DIRECT_MAP_AT", address, true)
+                .override_global("ROLE_INVALID", &tdp.role_invalid, true);
+            for (global, offset) in &tdp.offsets {
+                loader.override_global(global, offset, true);
+            }
+        }
         Ok(loader.load(OBJECT)?)
     }
 }
@@ -207,7 +225,7 @@ mod tests {
         let mut kernel = Kernel::read().expect("a known kernel");
         kernel.layout.chains = chains;
         let mut ebpf = kernel.prepare(&Settings::CENSUS).expect("maps");
-        for name in ["rs_vms", "rs_heads"] {
+        for name in ["rs_vms", "rs_heads", "rs_tables"] {
             load_iterator(&mut ebpf, name, &kernel.btf).expect(name);
         }
         for name in ["rs_age_hva", "rs_test_age_hva"] {

@@ -12,6 +12,7 @@ use aya::{
     programs::{Iter, Program, ProgramError, ProgramFd},
 };
 use profiler_common::census;
+use report::{Observed, schema::TdpTables};
 
 use crate::{
     hooks::explain,
@@ -173,6 +174,8 @@ pub(crate) struct Tracked {
     pub(crate) found: Found,
     pub(crate) comm: Result<String, String>,
     pub(crate) cgroup: Result<String, String>,
+    /// What the census found in the TDP MMU.
+    pub(crate) tdp: Observed<TdpTables>,
     pub(crate) seen_s: f64,
     pub(crate) gone_s: Option<f64>,
 }
@@ -185,6 +188,7 @@ impl Tracked {
             found,
             comm: proc_file(pid, "comm").map(|text| text.trim().to_owned()),
             cgroup: proc_file(pid, "cgroup").map(|text| cgroup_of(&text)),
+            tdp: Observed::missing("the VM came after the census"),
             seen_s: now_s,
             gone_s: None,
         }
@@ -267,6 +271,11 @@ impl Registry {
     /// Every VM seen.
     pub(crate) fn all(&self) -> &[Tracked] {
         &self.vms
+    }
+
+    /// The VMs that still exist, to add to what is known of them.
+    pub(crate) fn alive_mut(&mut self) -> impl Iterator<Item = &mut Tracked> {
+        self.vms.iter_mut().filter(|vm| vm.gone_s.is_none())
     }
 
     /// The VMs that still exist.

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use btf_rs::{Btf, Type};
 use profiler_common::{
     census::DESCRIPTOR_ENTRIES,
-    members::{MEMBERS, Member},
+    members::{MEMBERS, Member, TDP_MEMBERS},
 };
 
 use super::KernelError;
@@ -22,12 +22,23 @@ pub(crate) struct Layout {
     pub(crate) id_hash_buckets: u32,
     /// Address spaces of a VM.
     pub(crate) address_spaces: u32,
+    /// The TDP MMU's pages, or why they cannot be read.
+    pub(crate) tdp: Result<TdpLayout, String>,
     /// How chains are laid out.
     pub(crate) chains: Chains,
     /// Meaningful bits of the notifiers' return value.
     pub(crate) return_mask: u64,
     /// KVM is part of vmlinux, so fentry can reach its functions.
     pub(crate) kvm_built_in: bool,
+}
+
+/// Where the members lie that the census of the TDP MMU reads.
+#[derive(Debug, Clone)]
+pub(crate) struct TdpLayout {
+    /// Each global with the offset it gets.
+    pub(crate) offsets: Vec<(&'static str, u32)>,
+    /// Bit of a page's role that says it is being taken down.
+    pub(crate) role_invalid: u32,
 }
 
 /// The form of `pte_list_desc`.
@@ -47,6 +58,7 @@ impl Layout {
             offsets: types.offsets(MEMBERS)?,
             id_hash_buckets: types.array_length("kvm_memslots", "id_hash")?,
             address_spaces: types.array_length("kvm", "memslots")?,
+            tdp: types.tdp().map_err(|error| error.to_string()),
             chains: types.chains()?,
             return_mask: types.return_mask("__mmu_notifier_clear_young"),
             kvm_built_in: types.kvm_built_in,
@@ -100,6 +112,12 @@ impl Types {
 
     /// Byte offset and type of `path` in the first struct of that name that has it.
     fn member(&self, of: &str, path: &str) -> Option<(u32, Type)> {
+        let (bits, found) = self.member_bits(of, path)?;
+        Some((bits / 8, found))
+    }
+
+    /// As [`member`](Self::member), in bits.
+    fn member_bits(&self, of: &str, path: &str) -> Option<(u32, Type)> {
         let candidates = self.btf.resolve_types_by_name(of).ok()?;
         candidates.into_iter().find_map(|candidate| {
             let (mut bits, mut at) = (0, candidate);
@@ -108,7 +126,7 @@ impl Types {
                 bits += offset;
                 at = found;
             }
-            Some((bits / 8, at))
+            Some((bits, at))
         })
     }
 
@@ -159,6 +177,34 @@ impl Types {
         found
             .map(|(offset, _)| offset)
             .ok_or(KernelError::NoMember { of, path })
+    }
+
+    fn offsets(&self, members: &[Member]) -> Result<Vec<(&'static str, u32)>, KernelError> {
+        let offset = |member: &Member| Ok((member.global, self.offset(member)?));
+        members.iter().map(offset).collect()
+    }
+
+    /// The TDP MMU's pages. Their level must be where it always was: in the lowest bits of the
+    /// role.
+    fn tdp(&self) -> Result<TdpLayout, KernelError> {
+        const OF: &str = "kvm_mmu_page";
+        let bit = |path| self.member_bits(OF, path).map(|(bits, _)| bits);
+        let role = bit("role");
+        let within = |path| {
+            bit(path)
+                .zip(role)
+                .and_then(|(at, role)| at.checked_sub(role))
+        };
+        match (within("role.level"), within("role.invalid")) {
+            (Some(0), Some(invalid)) if invalid < 32 => Ok(TdpLayout {
+                offsets: self.offsets(TDP_MEMBERS)?,
+                role_invalid: 1 << invalid,
+            }),
+            _ => Err(KernelError::NoMember {
+                of: OF,
+                path: "role with level and invalid in their known places",
+            }),
+        }
     }
 
     fn array_length(&self, of: &'static str, path: &'static str) -> Result<u32, KernelError> {

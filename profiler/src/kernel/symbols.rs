@@ -1,4 +1,5 @@
 //! Kernel functions from kallsyms: their text ranges, and names for stacks.
+//! And one variable, where kallsyms lists variables.
 
 use std::fs;
 
@@ -60,6 +61,9 @@ const FUNCTIONS: &[(&str, u64)] = &[
     ("page_idle_clear_pte_refs", tag::PAGE_IDLE),
 ];
 
+/// The variable with the start of the kernel's direct map of all memory.
+const DIRECT_MAP: &str = "page_offset_base";
+
 #[derive(Debug)]
 struct Symbol {
     address: u64,
@@ -70,6 +74,7 @@ struct Symbol {
 #[derive(Debug)]
 pub(crate) struct Symbols {
     sorted: Vec<Symbol>,
+    direct_map_at: Option<u64>,
 }
 
 impl Symbols {
@@ -85,7 +90,22 @@ impl Symbols {
         if sorted.last().is_none_or(|symbol| symbol.address == 0) {
             return Err(KernelError::HiddenAddresses);
         }
-        Ok(Self { sorted })
+        let direct_map_at = text.lines().find_map(|line| {
+            let (address, named) = line.split_once(' ')?;
+            let (_, name) = named.split_once(' ')?;
+            let address = u64::from_str_radix(address, 16).ok()?;
+            (name == DIRECT_MAP).then_some(address)
+        });
+        Ok(Self {
+            sorted,
+            direct_map_at,
+        })
+    }
+
+    /// The address of the variable with the start of the direct map, or why it is not known.
+    pub(crate) fn direct_map_at(&self) -> Result<u64, &'static str> {
+        self.direct_map_at
+            .ok_or("this kernel's kallsyms does not list its variable page_offset_base")
     }
 
     /// The address of the one function called `name`.
@@ -177,6 +197,7 @@ ffffffff81000200 t kvm_rmap_age_gfn_range.isra.0
 ffffffff81000200 t alias_of_it
 ffffffff81000300 T something
 ffffffff81000250 d a_datum
+ffffffff82000000 D page_offset_base
 ffffffffc0000000 t kswapd_run\t[mod]
 ";
 
@@ -196,6 +217,9 @@ ffffffffc0000000 t kswapd_run\t[mod]
         assert!(symbols.has("kvm_rmap_age_gfn_range") && !symbols.has("kswapd"));
         assert_eq!(symbols.name_of(0xffff_ffff_8100_0150), "kvm_age_gfn");
         assert_eq!(symbols.name_of(1), "0x1");
+        assert_eq!(symbols.direct_map_at(), Ok(0xffff_ffff_8200_0000));
+        let without = Symbols::parse("ffffffff81000100 T kvm_age_gfn\n").unwrap();
+        assert!(without.direct_map_at().is_err());
     }
 
     #[test]

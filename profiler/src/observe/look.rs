@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use aya::maps::MapError;
 
 use super::Session;
-use crate::{census::Scanner, object, vms::FindError};
+use crate::{census::Scanner, object, tables::Walker, vms::FindError};
 
 /// Time between two looks for new, changed and ended VMs.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -26,8 +26,13 @@ impl Session<'_> {
     /// Chain lengths at the start; a VM that ends meanwhile has none.
     pub(crate) fn take_census(&mut self) -> Result<()> {
         let mut scanner = Scanner::new(&mut self.ebpf, &self.kernel.btf)?;
-        for tracked in self.registry.alive() {
-            match scanner.scan(&tracked.found, false) {
+        let mut walker = Walker::new(&mut self.ebpf, self.kernel);
+        for tracked in self.registry.alive_mut() {
+            let read = walker.walk(&tracked.found).and_then(|tables| {
+                tracked.tdp = tables;
+                scanner.scan(&tracked.found, false)
+            });
+            match read {
                 Ok(levels) => {
                     let number = u32::from(tracked.number);
                     self.census

@@ -3,22 +3,34 @@
 use std::collections::BTreeMap;
 
 use crate::common::{host, run, stderr};
-use guest::{Guest, GuestConfig, live};
-use report::schema::{CensusRecord, Record};
+use guest::{Driver, Guest, GuestConfig, live};
+use report::{
+    Observed,
+    schema::{CensusRecord, Record, TdpTables, VmRecord},
+};
 
-pub(crate) fn census(arguments: &[&str]) -> Vec<CensusRecord> {
+/// What `rmapscope census` says of this process's VM.
+pub(crate) struct Census {
+    pub(crate) vm: VmRecord,
+    pub(crate) levels: Vec<CensusRecord>,
+}
+
+/// Counts this process's VM.
+pub(crate) fn census(arguments: &[&str]) -> Census {
     let pid = std::process::id().to_string();
     let output = run(&[&["census", "--json", "--pid", &pid], arguments].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let records = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a record"));
-    let censuses = records.filter_map(|record| match record {
-        Record::Census(census) => Some(census),
-        _ => None,
-    });
-    censuses.collect()
+    let (mut vm, mut levels) = (None, Vec::new());
+    for line in text.lines() {
+        match serde_json::from_str(line).expect("a record") {
+            Record::Vm(found) => vm = Some(found),
+            Record::Census(level) => levels.push(level),
+            _ => {}
+        }
+    }
+    let vm = vm.expect("the VM is found");
+    Census { vm, levels }
 }
 
 #[test]
@@ -39,7 +51,7 @@ fn chain_lengths_are_the_aliases_asked_for_and_sum_up_to_what_kvm_counts() {
     ] {
         let guest = Guest::start(GuestConfig::new(pages, aliases)).expect("the guest starts");
         guest.pause().expect("pauses");
-        let levels = census(&[]);
+        let levels = census(&[]).levels;
         let counted = guest
             .stats()
             .expect("statistics")
@@ -79,11 +91,63 @@ fn heads_alone_give_the_same_lengths_without_the_accessed_share() {
     };
     let guest = Guest::start(GuestConfig::new(256, 3)).expect("the guest starts");
     guest.pause().expect("pauses");
-    let (full, heads) = (census(&[]), census(&["--heads-only"]));
+    let (full, heads) = (census(&[]).levels, census(&["--heads-only"]).levels);
     guest.stop().expect("stops");
     assert_eq!(full.len(), heads.len());
     for (full, heads) in full.iter().zip(&heads) {
         assert_eq!(full.lengths, heads.lengths);
         assert!(heads.accessed.value().is_none());
     }
+}
+
+/// Whether KVM's TDP MMU maps guests here.
+fn tdp_mmu() -> Result<(), String> {
+    let path = "/sys/module/kvm/parameters/tdp_mmu";
+    let value = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    if !matches!(value.trim(), "Y" | "1") {
+        return Err(format!("needs the TDP MMU: {path} is off"));
+    }
+    if live::shadow_paging().is_ok() {
+        return Err(
+            "needs two-dimensional paging: this host has neither EPT nor NPT on".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// What the census read in the TDP MMU.
+fn tdp() -> TdpTables {
+    let Census { vm, levels } = census(&[]);
+    assert!(!vm.has_rmaps && levels.is_empty(), "{vm:?}");
+    match vm.tdp {
+        Observed::Value(tables) => tables,
+        Observed::Missing(reason) => panic!("the tables were not read: {reason}"),
+    }
+}
+
+#[test]
+fn tdp_tables_hold_what_kvm_counts_and_grow_old_when_they_are_aged() {
+    let _alone = live::exclusive();
+    let name = "tdp_tables_hold_what_kvm_counts_and_grow_old_when_they_are_aged";
+    let able = host().and_then(|()| tdp_mmu());
+    let able = able.and_then(|()| live::damon().map_err(|error| error.to_string()));
+    let Some(()) = live::where_possible(name, able) else {
+        return;
+    };
+    let pages = 700;
+    let config = GuestConfig::new(pages, 1).with_driver(Driver::Damon);
+    let guest = Guest::start(config).expect("the guest starts");
+    guest.pause().expect("pauses");
+    let young = tdp();
+    let counted = guest.stats().expect("statistics").sptes_4k();
+    guest.drive_once().expect("ages");
+    let old = tdp();
+    guest.stop().expect("stops");
+    println!("{young:?}, aged {old:?}");
+    assert_eq!(Some(young.sptes_4k), counted, "{young:?}");
+    assert_eq!((young.sptes_4k, young.roots), (old.sptes_4k, old.roots));
+    let accessed = |tables: &TdpTables| *tables.accessed.value().expect("SPTEs have the bit");
+    assert!((pages..=young.sptes()).contains(&accessed(&young)));
+    // DAMON makes a page of each region old, not every page.
+    assert!(accessed(&old) < accessed(&young), "{old:?} after {young:?}");
 }

@@ -85,9 +85,14 @@ pub(crate) struct Recording {
 impl Recording {
     /// Starts to record this process's VMs; returns once every callback counts.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::lasting("100s", arguments)
+    }
+
+    /// As [`start`](Self::start), to end by itself after `duration`.
+    pub(crate) fn lasting(duration: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = rmapscope()
-            .args(["record", "--duration", "100s", "--pid"])
+            .args(["record", "--duration", duration, "--pid"])
             .arg(std::process::id().to_string())
             .arg("--output")
             .arg(folder.path().join("profile.jsonl"))

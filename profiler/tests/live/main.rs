@@ -11,6 +11,7 @@ mod hard_conditions;
 mod interference;
 mod matrix;
 mod mmu_lock;
+mod nested;
 mod own_cost;
 mod peers;
 mod record;

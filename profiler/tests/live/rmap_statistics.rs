@@ -84,7 +84,7 @@ fn kvms_histogram_files_chains_by_their_length_only_from_7_0_on() {
                 return;
             }
         };
-        let levels = census(&[]);
+        let levels = census(&[]).levels;
         guest.stop().expect("stops");
         let level = levels.iter().find(|c| c.level == 1).expect("4K heads");
         let kvm = columns_of_kvm(&text);

@@ -25,7 +25,7 @@ pub use cost::{CostRecord, HeldUp, InterferenceRecord, MeanTime};
 pub use profile::{
     CallbackKind, CallbackRecord, CallerClass, CensusRecord, ChainLen, EventRecord, GuestRun,
     LossRecord, MechanismRecord, OverheadRecord, RunRecord, Samples, Sampling, StackRecord,
-    VmRecord,
+    TdpTables, VmRecord,
 };
 
 pub use describe::{field_tables, json_schema};

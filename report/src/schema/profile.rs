@@ -201,6 +201,42 @@ pub struct MechanismRecord {
     pub passed_over: Vec<String>,
 }
 
+/// What a VM has in the tables of the TDP MMU, read without any of KVM's locks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TdpTables {
+    /// Roots in use: trees of tables.
+    pub roots: u64,
+    /// SPTEs that map 4K.
+    pub sptes_4k: u64,
+    /// SPTEs that map 2M.
+    pub sptes_2m: u64,
+    /// SPTEs that map 1G.
+    pub sptes_1g: u64,
+    /// SPTEs of any level with the Accessed bit set.
+    pub accessed: Observed<u64>,
+    /// Time spent reading, milliseconds.
+    pub elapsed_ms: f64,
+}
+
+impl TdpTables {
+    /// SPTEs of all levels.
+    pub const fn sptes(&self) -> u64 {
+        self.sptes_4k + self.sptes_2m + self.sptes_1g
+    }
+
+    /// The share of SPTEs with the Accessed bit set, if it was seen and there are any.
+    pub fn accessed_share(&self) -> Option<f64> {
+        let sptes = self.sptes();
+        let accessed = *self.accessed.value()?;
+        (sptes > 0).then(|| accessed as f64 / sptes as f64)
+    }
+}
+
+/// [`VmRecord::tdp`] in files of earlier minor versions.
+fn tdp_not_read() -> Observed<TdpTables> {
+    Observed::missing("not read by the version that wrote this")
+}
+
 /// A virtual machine seen in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VmRecord {
@@ -220,6 +256,9 @@ pub struct VmRecord {
     pub pages: u64,
     /// Whether any memslot has rmap heads.
     pub has_rmaps: bool,
+    /// What it has in the TDP MMU.
+    #[serde(default = "tdp_not_read")]
+    pub tdp: Observed<TdpTables>,
     /// Seconds into the run when it was first seen.
     pub seen_s: f64,
     /// Seconds into the run when it was found gone, if it went.

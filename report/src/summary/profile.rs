@@ -7,7 +7,7 @@ use super::{callers, held_up, stacks};
 use crate::{
     Observed, ResultFile,
     compare::real_costs,
-    schema::{CensusRecord, Record, VmRecord},
+    schema::{CensusRecord, Record, TdpTables, VmRecord},
     stats::SampledMean,
     table::{Column, Table, count, figure, with_interval},
 };
@@ -175,6 +175,8 @@ fn vms(file: &ResultFile) -> Table {
             Column::number("memslots"),
             Column::number("pages"),
             Column::text("rmaps"),
+            Column::number("TDP SPTEs"),
+            Column::number("young (%)"),
             Column::text("state"),
         ],
     );
@@ -185,6 +187,7 @@ fn vms(file: &ResultFile) -> Table {
         if !is_new(&mut seen, vm) {
             continue;
         }
+        let tdp = vm.tdp.value();
         let or_dash = |o: &Observed<String>| o.value().cloned().unwrap_or_else(|| "-".to_owned());
         table.row(vec![
             format!("{}/{}", vm.run, vm.vm),
@@ -194,6 +197,9 @@ fn vms(file: &ResultFile) -> Table {
             vm.memslots.to_string(),
             count(vm.pages),
             if vm.has_rmaps { "yes" } else { "no" }.to_owned(),
+            tdp.map_or_else(|| "-".to_owned(), |tables| count(tables.sptes())),
+            tdp.and_then(TdpTables::accessed_share)
+                .map_or_else(|| "-".to_owned(), |share| figure(share * 100.0)),
             vm.gone_s
                 .map_or_else(|| "running".to_owned(), |s| format!("gone after {s:.1} s")),
         ]);

@@ -24,6 +24,7 @@ struct Ready {
     pid: u32,
     pages: u64,
     aliases: u32,
+    nested: bool,
     backing: String,
     driver: String,
     /// KVM's statistics by name.
@@ -133,7 +134,7 @@ impl TestGuest {
         Ok(GuestRun {
             pages: ready.pages,
             aliases: ready.aliases,
-            nested: false,
+            nested: ready.nested,
             backing: ready.backing.clone(),
             driver: ready.driver.clone(),
             held: self.held,
