@@ -24,9 +24,7 @@ pub mod tables;
 
 #[cfg(feature = "user")]
 mod pod {
-    use crate::{
-        aging, census, event, exact, histogram, interference, intervals, symbols, tables,
-    };
+    use crate::{aging, census, event, exact, histogram, interference, intervals, symbols, tables};
 
     macro_rules! pod {
         ($($name:ty),* $(,)?) => {

@@ -14,11 +14,7 @@ fn verdict(bench: &[Record], checks: &[(&str, bool)], id: &str) -> VerdictRecord
     for (name, passed) in checks {
         ended.add(*name, *passed);
     }
-    judged(&Evidence::new(bench, &[], &ended), id)
-}
-
-fn judged(evidence: &Evidence<'_>, id: &str) -> VerdictRecord {
-    let mut records = judge_all(evidence);
+    let mut records = judge_all(&Evidence::new(bench, &[], &ended));
     records.retain(|record| record.claim_id == id);
     records.pop().unwrap()
 }
@@ -215,68 +211,6 @@ fn neighbours_that_are_missed_mislead_lookaround() {
     };
     assert_eq!(with((900, 1000)), Verdict::Qualified);
     assert_eq!(with((0, 1_000_000)), Verdict::Refuted);
-}
-
-/// A run of a profile that looked at a guest, or at the host's own, and its census.
-fn census(run: u32, guest: Option<(bool, u32)>, lengths: &[(u32, u64)]) -> [Record; 2] {
-    let record = |value| serde_json::from_value(value).unwrap();
-    let guest = guest.map(|(nested, aliases)| {
-        serde_json::json!({
-            "pages": 2048, "aliases": aliases, "nested": nested, "backing": "file",
-            "driver": "reclaim", "held": false, "sptes_4k": { "value": 2048 },
-        })
-    });
-    let unseen = serde_json::json!({ "value": null, "reason": "not looked at" });
-    let run_record = serde_json::json!({
-        "record": "run", "run": run, "started_utc": "2026-01-01T00:00:00Z",
-        "duration_s": 1.0, "guest": guest, "complete": true, "sampling": unseen,
-    });
-    let census = serde_json::json!({
-        "record": "census", "run": run, "vm": 0, "level": 1, "heads": 4096,
-        "lengths": lengths, "longer": 0, "sptes": 0, "accessed": unseen, "locked": 0,
-        "read_again": 0, "locked_again": 0, "corrupt": 0, "faults": 0,
-        "discarded_chunks": 0, "elapsed_ms": 1.0,
-    });
-    [record(run_record), record(census)]
-}
-
-fn one_spte(profile: &[Record]) -> VerdictRecord {
-    judged(&Evidence::new(&[], profile, &Checks::default()), "one-spte")
-}
-
-#[test]
-fn chains_are_judged_by_whose_guests_they_are() {
-    let alone = [(0, 100), (1, 2000), (2, 20)];
-    let shared = [(1, 1000), (4, 1000)];
-    let own = |lengths: &[(u32, u64)]| one_spte(&census(0, None, lengths)).verdict;
-    assert_eq!(own(&alone), Verdict::Confirmed);
-    assert_eq!(own(&shared), Verdict::Refuted);
-    // Nine of ten, of so few.
-    assert_eq!(own(&[(1, 9), (2, 1)]), Verdict::Open);
-    let nested = |aliases, lengths| one_spte(&census(0, Some((true, aliases)), lengths)).verdict;
-    assert_eq!(nested(1, &alone), Verdict::Qualified);
-    assert_eq!(nested(1, &shared), Verdict::Refuted);
-    assert_eq!(nested(4, &shared), Verdict::Open);
-    let shadow = one_spte(&census(0, Some((false, 1)), &alone));
-    assert_eq!(shadow.verdict, Verdict::Open);
-}
-
-#[test]
-fn a_chosen_guest_beside_a_nested_one_does_not_count() {
-    let nested = census(0, Some((true, 1)), &[(1, 2000)]);
-    let chosen = census(1, Some((false, 16)), &[(16, 2000)]);
-    let verdict = one_spte(&[nested, chosen].concat());
-    assert_eq!(verdict.verdict, Verdict::Qualified);
-    let [number] = &verdict.numbers[..] else {
-        panic!("{:?}", verdict.numbers);
-    };
-    assert_eq!(number.value.value(), Some(&1.0));
-    // Wilson's interval of 2000 of 2000.
-    let (low, high) = number.ci95.unwrap();
-    assert!(
-        (0.9980..0.9982).contains(&low) && high == 1.0,
-        "{low} {high}"
-    );
 }
 
 #[test]

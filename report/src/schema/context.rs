@@ -179,6 +179,18 @@ pub struct KvmConfig {
     pub lockless_aging: Observed<bool>,
 }
 
+impl KvmConfig {
+    /// Whether guests that are not nested are in the TDP MMU, so without rmaps of their
+    /// own: two-dimensional paging (EPT, NPT) and the TDP MMU are on. Not known is no.
+    pub fn has_tdp_mmu(&self) -> bool {
+        let is_on = |name: &str| {
+            let value = self.parameters.get(name);
+            value.is_some_and(|value| value == "Y" || value == "1")
+        };
+        is_on("kvm.tdp_mmu") && (is_on("kvm_intel.ept") || is_on("kvm_amd.npt"))
+    }
+}
+
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

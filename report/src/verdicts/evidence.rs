@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     Observed,
     proportion::Counts,
-    schema::{BenchRecord, CensusRecord, Op, Params, Record, Summary, VerdictNumber},
+    schema::{BenchRecord, CensusRecord, KvmConfig, Op, Params, Record, Summary, VerdictNumber},
 };
 
 /// Tests that were run for the verdicts, by name.
@@ -24,20 +24,34 @@ impl Checks {
     }
 }
 
-/// Records to judge by: a benchmark's, a profile's, and tests.
+/// A recorded profile.
+#[derive(Clone, Copy, Debug)]
+pub struct Profile<'a> {
+    /// KVM on the host that was recorded.
+    pub kvm: &'a KvmConfig,
+    /// What was recorded.
+    pub records: &'a [Record],
+}
+
+/// Records to judge by: a benchmark's, those of profiles, and tests.
 pub struct Evidence<'a> {
     bench: &'a [Record],
-    profile: &'a [Record],
+    profiles: &'a [Profile<'a>],
     checks: &'a Checks,
 }
 
-/// Whose VMs a run of a profile looked at.
+/// Whose VMs a run of a profile looked at, and what their rmaps can tell.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Guests {
-    /// The host's own.
+    /// The host's own. Without nested guests they have no rmaps: the TDP MMU is on.
     Own,
-    /// A test guest that is an L1, whose L2 uses pages that L1 maps once each.
-    NestedOnce,
+    /// The host's own, where the TDP MMU is off: all of them have rmaps, nested or not.
+    OwnWithoutTdpMmu,
+    /// A test guest that is an L1, whose L2 uses the pages.
+    Nested {
+        /// Whether L1 maps each page once.
+        once: bool,
+    },
     /// Another test guest, with as many SPTEs for a gfn as somebody chose.
     Chosen,
 }
@@ -50,11 +64,11 @@ pub(super) enum Tests {
 }
 
 impl<'a> Evidence<'a> {
-    /// Evidence from a benchmark's records, a profile's and tests; any may be empty.
-    pub fn new(bench: &'a [Record], profile: &'a [Record], checks: &'a Checks) -> Self {
+    /// Evidence from a benchmark's records, profiles and tests; any may be empty.
+    pub fn new(bench: &'a [Record], profiles: &'a [Profile<'a>], checks: &'a Checks) -> Self {
         Self {
             bench,
-            profile,
+            profiles,
             checks,
         }
     }
@@ -96,31 +110,16 @@ impl<'a> Evidence<'a> {
         sum
     }
 
-    /// The census records of 4 KiB rmaps.
-    pub(super) fn censuses(&self) -> impl Iterator<Item = &'a CensusRecord> {
-        self.profile.iter().filter_map(|record| match record {
-            Record::Census(census) if census.level == 1 => Some(census),
-            _ => None,
+    /// The census records of 4 KiB rmaps, each with whose they are.
+    pub(super) fn censuses(&self) -> impl Iterator<Item = (Guests, &'a CensusRecord)> {
+        self.profiles.iter().flat_map(|profile| {
+            profile.records.iter().filter_map(|record| match record {
+                Record::Census(census) if census.level == 1 => {
+                    Some((profile.guests(census.run), census))
+                }
+                _ => None,
+            })
         })
-    }
-
-    /// Those of the runs that looked at such guests.
-    pub(super) fn censuses_of(&self, guests: Guests) -> impl Iterator<Item = &'a CensusRecord> {
-        self.censuses()
-            .filter(move |census| self.guests(census.run) == guests)
-    }
-
-    /// Whose VMs a run of the profile looked at.
-    fn guests(&self, number: u32) -> Guests {
-        let mut runs = self.profile.iter().filter_map(|record| match record {
-            Record::Run(run) if run.run == number => run.guest.as_ref(),
-            _ => None,
-        });
-        match runs.next() {
-            None => Guests::Own,
-            Some(guest) if guest.nested && guest.aliases == 1 => Guests::NestedOnce,
-            Some(_) => Guests::Chosen,
-        }
     }
 
     /// How these tests ended, the worst first.
@@ -133,6 +132,24 @@ impl<'a> Evidence<'a> {
             (Some(name), _) => Tests::Failed(name),
             (_, Some(name)) => Tests::NotRun(name),
             _ => Tests::Passed,
+        }
+    }
+}
+
+impl Profile<'_> {
+    /// Whose VMs a run looked at.
+    fn guests(&self, number: u32) -> Guests {
+        let guest = self.records.iter().find_map(|record| match record {
+            Record::Run(run) if run.run == number => run.guest.as_ref(),
+            _ => None,
+        });
+        match guest {
+            None if self.kvm.has_tdp_mmu() => Guests::Own,
+            None => Guests::OwnWithoutTdpMmu,
+            Some(guest) if guest.nested => Guests::Nested {
+                once: guest.aliases == 1,
+            },
+            Some(_) => Guests::Chosen,
         }
     }
 }

@@ -10,7 +10,7 @@
 mod claims;
 mod evidence;
 
-pub use evidence::{Checks, Evidence};
+pub use evidence::{Checks, Evidence, Profile};
 
 use crate::schema::{Verdict, VerdictNumber, VerdictRecord};
 

@@ -5,7 +5,7 @@ use crate::{
     schema::{Op, Params, Verdict, VerdictNumber},
     verdicts::{
         Claim, Evidence, Judged,
-        evidence::{bounds, per_million, ratio},
+        evidence::{Guests, bounds, per_million, ratio},
     },
 };
 
@@ -23,7 +23,9 @@ pub(crate) static CLAIM: Claim = Claim {
 
 fn judge(evidence: &Evidence<'_>) -> Judged {
     let mut locked = Counts::default();
-    for census in evidence.censuses() {
+    // Not of nested test guests: they run in emulated machines, whose CPUs take turns.
+    let emulated = |whose| matches!(whose, Guests::Nested { .. });
+    for (_, census) in evidence.censuses().filter(|(whose, _)| !emulated(*whose)) {
         locked.add(Counts {
             hits: census.locked_again,
             trials: census.read_again,
