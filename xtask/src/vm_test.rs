@@ -44,7 +44,7 @@ const SILENCE: Duration = Duration::from_secs(600);
 /// A boot that goes on talking is cut after this long.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 /// Programs on the host that unpack packages and prepare a boot.
-const NEEDED: [&str; 5] = ["apt-get", "apt-cache", "dpkg-deb", "mkfs.ext4", "xz"];
+const NEEDED: [&str; 6] = ["apt-get", "apt-cache", "debugfs", "dpkg-deb", "mkfs.ext4", "xz"];
 
 /// Boots stock kernels and runs the live tests on each.
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,7 @@ pub(crate) struct Options {
     /// Boot only these kernels of the matrix
     #[arg(long, value_delimiter = ',', value_name = "VERSION,…", conflicts_with_all = ["all", "kernel"])]
     only: Vec<String>,
-    /// Boot only these configurations: npt0, tdp, shadow
+    /// Boot only these configurations: npt0, tdp, shadow, nested
     #[arg(long, value_delimiter = ',', value_name = "MODE,…")]
     modes: Vec<String>,
     /// Boot this kernel image instead
@@ -76,6 +76,9 @@ pub(crate) struct Options {
     /// Write the tables to this file as Markdown
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
+    /// Copy what the tests kept (recordings) into this folder, by kernel and configuration
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
     /// Print the consoles of successful boots too
     #[arg(long)]
     verbose: bool,
@@ -237,7 +240,7 @@ fn carry_out(machine: &Machine, jobs: &[Job<'_>], options: &Options) -> Result<V
     let work = || -> Result<Vec<Judged>> {
         let mut judged = Vec::new();
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            judged.push(carry_out_one(machine, job, options.verbose)?);
+            judged.push(carry_out_one(machine, job, options)?);
         }
         Ok(judged)
     };
@@ -252,7 +255,7 @@ fn carry_out(machine: &Machine, jobs: &[Job<'_>], options: &Options) -> Result<V
     Ok(done.into_iter().flatten().collect())
 }
 
-fn carry_out_one(machine: &Machine, job: &Job<'_>, verbose: bool) -> Result<Judged> {
+fn carry_out_one(machine: &Machine, job: &Job<'_>, options: &Options) -> Result<Judged> {
     let (version, mode) = (&job.kernel.version, job.mode);
     eprintln!("Linux {version} {}: {} …", mode.name, mode.parameters());
     let log = process::workspace().join("target/vm-test");
@@ -260,6 +263,10 @@ fn carry_out_one(machine: &Machine, job: &Job<'_>, verbose: bool) -> Result<Judg
         kernel: job.kernel,
         initramfs: &job.initramfs,
         mode,
+        keep: options
+            .keep
+            .as_ref()
+            .map(|folder| folder.join(format!("{version}-{}", mode.name))),
         log: &log.join(format!("{version}-{}.log", mode.name)),
         silence: SILENCE,
         timeout: TIMEOUT,
@@ -267,7 +274,7 @@ fn carry_out_one(machine: &Machine, job: &Job<'_>, verbose: bool) -> Result<Judg
     let boot = boot(machine, &setup)?;
     let judged = judge(job.kernel, mode, &job.plan, &boot);
     let result = &judged.boot;
-    if verbose || result.problem.is_some() {
+    if options.verbose || result.problem.is_some() {
         println!("{}", boot.console.join("\n"));
     }
     eprintln!(

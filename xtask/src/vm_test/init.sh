@@ -28,6 +28,8 @@ done
 damon_stat=/sys/module/damon_stat/parameters/enabled
 [ -e $damon_stat ] && echo N > $damon_stat
 export RMAPSCOPE_OWN_MACHINE=1 TMPDIR=/disk RMAPSCOPE_LIVE_LOG=/disk/live.log RUST_BACKTRACE=1
+export RMAPSCOPE_KEEP=/disk/kept
+mkdir $RMAPSCOPE_KEEP
 echo "MATRIX kernel $(uname -r)"
 echo "MATRIX tdp_mmu $(cat /sys/module/kvm/parameters/tdp_mmu) npt $(cat /sys/module/kvm_amd/parameters/npt)"
 # Probed functions, kprobes, eBPF programs, VMs, cgroups and trace instances of ours.
@@ -54,5 +56,6 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
 done
 echo "MATRIX state before: $before; after: $after"
 [ "$before" = "$after" ] || echo "MATRIX problem: left behind: functions, kprobes, programs, VMs, cgroups, instances were $before and are $after"
+umount /disk || echo "MATRIX problem: the disk is still in use"
 echo "MATRIX done"
 poweroff -f

@@ -11,8 +11,9 @@ pub(super) struct Mode {
 }
 
 /// Shadow paging, where chains can be long; two-dimensional paging without rmaps
-/// and with them. What takes longest comes first.
-pub(super) const MODES: [Mode; 3] = [
+/// and with them; both MMUs at once under a guest that runs a guest. What takes
+/// longest comes first.
+pub(super) const MODES: [Mode; 4] = [
     Mode {
         name: "npt0",
         kvm: "tdp_mmu=0",
@@ -27,6 +28,11 @@ pub(super) const MODES: [Mode; 3] = [
         name: "shadow",
         kvm: "tdp_mmu=0",
         amd: "",
+    },
+    Mode {
+        name: "nested",
+        kvm: "tdp_mmu=1",
+        amd: "nested=1",
     },
 ];
 

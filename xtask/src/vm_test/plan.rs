@@ -23,8 +23,33 @@ struct Group {
 const ALL: &[&str] = &["npt0", "tdp", "shadow"];
 /// Modes under shadow paging: the aliases decide how long a chain is.
 const LONG_CHAINS: &[&str] = &["npt0"];
+/// Modes where all of a VM is in the TDP MMU.
+const TDP_ONLY: &[&str] = &["tdp"];
+/// Modes where KVM runs a guest in a guest.
+const NESTED: &[&str] = &["nested"];
 
-const GROUPS: [Group; 4] = [
+const GROUPS: [Group; 7] = [
+    Group {
+        modes: TDP_ONLY,
+        program: "live",
+        tests: &["census::tdp_tables_hold_what_kvm_counts_and_grow_old_when_they_are_aged"],
+    },
+    Group {
+        modes: NESTED,
+        program: "live",
+        tests: &[
+            "nested::aging_a_nested_guest_finds_the_chains_that_l1_made",
+            "nested::chains_are_as_long_as_l1_maps_a_page_and_the_tdp_mmu_is_beside_them",
+        ],
+    },
+    Group {
+        modes: NESTED,
+        program: "live_guest",
+        tests: &[
+            "a_host_that_runs_no_nested_guest_says_what_is_missing",
+            "a_nested_guest_has_both_mmus_and_pauses_like_any_other",
+        ],
+    },
     Group {
         modes: ALL,
         program: "live",
@@ -79,7 +104,11 @@ const GROUPS: [Group; 4] = [
 ///
 /// Debian builds Linux 6.1 without DAMON's control files and with MGLRU switched off;
 /// switched on, it would walk page tables without asking KVM.
-const EXCUSED: [(&str, &str); 4] = [
+const EXCUSED: [(&str, &str); 5] = [
+    (
+        "6.1",
+        "tdp_tables_hold_what_kvm_counts_and_grow_old_when_they_are_aged",
+    ),
     (
         "6.1",
         "damon_is_told_from_all_others_and_sees_what_the_guest_does",

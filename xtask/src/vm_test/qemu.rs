@@ -38,6 +38,8 @@ pub(super) struct Setup<'a> {
     pub(super) initramfs: &'a Path,
     /// How KVM is configured, and whose tests are run.
     pub(super) mode: &'a Mode,
+    /// Where files go that the tests kept.
+    pub(super) keep: Option<PathBuf>,
     /// Where the console goes as it is written, with the seconds since the start.
     pub(super) log: &'a Path,
     /// Without a line on the console for this long, the machine hangs.
@@ -109,6 +111,9 @@ impl Machine {
         let _ = child.kill();
         let _ = child.wait();
         let (console, finished) = result?;
+        if let (Some(folder), true) = (&setup.keep, finished) {
+            copy_kept(disk.path(), folder)?;
+        }
         Ok(Boot {
             console,
             finished,
@@ -156,6 +161,14 @@ impl Machine {
             .stderr(Stdio::null());
         command
     }
+}
+
+/// Copies the folder `kept` of the machine's disk, which is unmounted.
+fn copy_kept(disk: &Path, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let request = format!("rdump kept {}", folder.display());
+    let mut command = Command::new("debugfs");
+    process::output(command.args(["-R", &request]).arg(disk)).map(drop)
 }
 
 /// Packages a simulated installation would install.
