@@ -62,6 +62,7 @@ pub(crate) fn run(_: &Options) -> Outcome {
     let wanted = Wanted {
         pages: 2048,
         aliases: 2,
+        nested: false,
         driver: "reclaim",
         held: false,
     };

@@ -39,6 +39,10 @@ pub(crate) struct Options {
     /// aging, and chains collapse to any length
     #[arg(long)]
     running_guest: bool,
+    /// Make the test guest an L1 whose L2 uses the pages: the aliases are those of
+    /// L1's nested page table (SVM with kvm_amd nested=1)
+    #[arg(long, conflicts_with = "pid")]
+    nested_guest: bool,
     /// Leave out the recording of khugepaged's test_young callbacks
     #[arg(long)]
     no_khugepaged: bool,
@@ -66,6 +70,7 @@ impl Default for Options {
             guest_pages: 2048,
             test_guest: true,
             running_guest: false,
+            nested_guest: false,
             no_khugepaged: false,
             pid: None,
             duration: "10s".to_owned(),
@@ -138,7 +143,9 @@ impl<'a> Session<'a> {
 
     fn record_all(&self) -> Result<Vec<(ResultFile, Option<GuestRun>)>> {
         self.doctor()?;
-        if self.options.pid.is_some() || (!self.options.test_guest && self.host_has_vms()?) {
+        if self.options.pid.is_some()
+            || (!self.options.test_guest && !self.options.nested_guest && self.host_has_vms()?)
+        {
             return Ok(vec![(self.record_one(0, self.options.pid)?, None)]);
         }
         let program = process::build("guest", "guest")?;
@@ -170,6 +177,7 @@ impl<'a> Session<'a> {
         let guest = |aliases, driver, held| Wanted {
             pages: self.options.guest_pages,
             aliases,
+            nested: self.options.nested_guest,
             driver,
             held,
         };

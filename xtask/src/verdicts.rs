@@ -6,7 +6,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
 };
 
@@ -14,7 +14,7 @@ use ::report::{
     ResultFile, ResultWriter, host,
     schema::{Disturbance, Outcome as JobOutcome, Record, ResultKind},
     summary,
-    verdicts::{self, Checks, Evidence},
+    verdicts::{self, Checks, Evidence, Profile},
 };
 use anyhow::{Context as _, Result, bail};
 
@@ -35,22 +35,22 @@ const ROUNDS: u32 = 12;
 /// The scheme whose plain-store unlock is put under stress, and how long.
 const STRESSED: &str = "bitlock-seed";
 const STRESS_OPS: &str = "2e7";
-/// The profile that is taken where none is named.
-const REFERENCE_PROFILE: &str = "results/reference/profile.jsonl";
+/// The profiles that are taken where none is named.
+const REFERENCE_PROFILES: [&str; 1] = ["results/reference/profile.jsonl"];
 
 /// Tests every claim of the 2024 thread and of the merge that followed, and prints
 /// one row per claim: what was said, how it is tested, the figures, the verdict.
 ///
 /// Without files it runs the models, a stress run and the workloads that decide the
-/// claims (about five minutes), and takes the reference profile.
+/// claims (about five minutes), and takes the reference profiles.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Judge by this benchmark instead of a new one
     #[arg(long, value_name = "FILE")]
     bench: Option<PathBuf>,
-    /// Judge by this profile [default: results/reference/profile.jsonl]
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
+    /// Judge by these profiles [default: results/reference/profile.jsonl]
+    #[arg(long, value_delimiter = ',', value_name = "FILE,…")]
+    profile: Vec<PathBuf>,
     /// Do not run models and stress; the claims that need them stay open
     #[arg(long)]
     no_models: bool,
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let output = options.output.clone();
     let output = output.unwrap_or_else(|| host::default_output(ResultKind::Verdict));
     let writer = ResultWriter::create(&output, process::own_context(ResultKind::Verdict))?;
-    let profile = profile(options.profile.as_deref())?;
+    let profiles = profiles(&options.profile)?;
     let mut checks = Checks::default();
     if !options.no_models {
         models(&mut checks)?;
@@ -78,7 +78,8 @@ pub(crate) fn run(options: &Options) -> Outcome {
         None => measure()?,
     };
     require(&bench, ResultKind::Bench)?;
-    let evidence = Evidence::new(&bench.records, &profile.records, &checks);
+    let recorded: Vec<Profile<'_>> = profiles.iter().map(recorded).collect();
+    let evidence = Evidence::new(&bench.records, &recorded, &checks);
     let written = write(writer, &evidence)?;
     let file = ResultFile::read(&written)?;
     if options.json {
@@ -87,7 +88,9 @@ pub(crate) fn run(options: &Options) -> Outcome {
         print(&file)?;
     }
     ::report::say!("bench:    {}", bench.path.display());
-    ::report::say!("profile:  {}", profile.path.display());
+    for profile in &profiles {
+        ::report::say!("profile:  {}", profile.path.display());
+    }
     ::report::say!("verdicts: {}", file.path.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -107,11 +110,22 @@ fn print(file: &ResultFile) -> Result<()> {
     Ok(())
 }
 
-fn profile(asked: Option<&Path>) -> Result<ResultFile> {
-    let reference = process::workspace().join(REFERENCE_PROFILE);
-    let file = ResultFile::read(asked.unwrap_or(&reference))?;
-    require(&file, ResultKind::Profile)?;
-    Ok(file)
+fn profiles(asked: &[PathBuf]) -> Result<Vec<ResultFile>> {
+    let reference = REFERENCE_PROFILES.map(|path| process::workspace().join(path));
+    let paths = if asked.is_empty() { &reference } else { asked };
+    let read = |path: &PathBuf| -> Result<ResultFile> {
+        let file = ResultFile::read(path)?;
+        require(&file, ResultKind::Profile)?;
+        Ok(file)
+    };
+    paths.iter().map(read).collect()
+}
+
+fn recorded(file: &ResultFile) -> Profile<'_> {
+    Profile {
+        kvm: &file.context.host.kvm,
+        records: &file.records,
+    }
 }
 
 fn require(file: &ResultFile, kind: ResultKind) -> Result<()> {

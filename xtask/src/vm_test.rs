@@ -44,7 +44,14 @@ const SILENCE: Duration = Duration::from_secs(600);
 /// A boot that goes on talking is cut after this long.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 /// Programs on the host that unpack packages and prepare a boot.
-const NEEDED: [&str; 6] = ["apt-get", "apt-cache", "debugfs", "dpkg-deb", "mkfs.ext4", "xz"];
+const NEEDED: [&str; 6] = [
+    "apt-get",
+    "apt-cache",
+    "debugfs",
+    "dpkg-deb",
+    "mkfs.ext4",
+    "xz",
+];
 
 /// Boots stock kernels and runs the live tests on each.
 #[derive(Debug, clap::Args)]

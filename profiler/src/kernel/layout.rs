@@ -179,11 +179,6 @@ impl Types {
             .ok_or(KernelError::NoMember { of, path })
     }
 
-    fn offsets(&self, members: &[Member]) -> Result<Vec<(&'static str, u32)>, KernelError> {
-        let offset = |member: &Member| Ok((member.global, self.offset(member)?));
-        members.iter().map(offset).collect()
-    }
-
     /// The TDP MMU's pages. Their level must be where it always was: in the lowest bits of the
     /// role.
     fn tdp(&self) -> Result<TdpLayout, KernelError> {

@@ -77,6 +77,7 @@ pub(super) fn measure(vm: &Vm, rounds: u32) -> Result<Measured> {
     let wanted = Wanted {
         pages: vm.pages,
         aliases: 1,
+        nested: false,
         driver: "none",
         held: false,
     };

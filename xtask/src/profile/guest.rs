@@ -44,6 +44,8 @@ pub(crate) struct TestGuest {
 pub(crate) struct Wanted {
     pub(crate) pages: u64,
     pub(crate) aliases: u32,
+    /// Make it an L1 whose L2 uses the pages.
+    pub(crate) nested: bool,
     pub(crate) driver: &'static str,
     /// Keep it standing still while it is aged.
     pub(crate) held: bool,
@@ -83,6 +85,9 @@ impl TestGuest {
         ]);
         command.arg("--pages").arg(wanted.pages.to_string());
         command.arg("--aliases").arg(wanted.aliases.to_string());
+        if wanted.nested {
+            command.arg("--nested");
+        }
         command.args(flags);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let shown = process::shown(&command);

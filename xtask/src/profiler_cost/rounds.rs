@@ -52,6 +52,7 @@ impl Rounds {
         let wanted = Wanted {
             pages: options.guest_pages,
             aliases: options.guest_aliases,
+            nested: false,
             driver: "reclaim",
             held: true,
         };

@@ -163,12 +163,23 @@ impl Machine {
     }
 }
 
-/// Copies the folder `kept` of the machine's disk, which is unmounted.
+/// Copies the files in the folder `kept` of the machine's disk, which is unmounted.
 fn copy_kept(disk: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let request = format!("rdump kept {}", folder.display());
-    let mut command = Command::new("debugfs");
-    process::output(command.args(["-R", &request]).arg(disk)).map(drop)
+    // debugfs makes the folder itself, and fails without saying so if there is one already.
+    let fresh = tempfile::Builder::new()
+        .prefix("kept-")
+        .tempdir_in(folder)?;
+    let request = format!("rdump kept {}", fresh.path().display());
+    process::output(Command::new("debugfs").args(["-R", &request]).arg(disk))?;
+    let kept = fresh.path().join("kept");
+    let entries = fs::read_dir(&kept)
+        .with_context(|| format!("debugfs found no folder kept in {}", disk.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        fs::rename(entry.path(), folder.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// Packages a simulated installation would install.
