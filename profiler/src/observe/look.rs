@@ -97,9 +97,24 @@ impl Session<'_> {
             self.intervals
                 .publish(self.registry.alive(), &self.foreign)?;
             self.number_vms()?;
+            self.log_changes(now_s);
         }
         // A look must not take more than a small share of the time between two.
         Ok(REFRESH.max(began.elapsed() * REFRESH_SHARE))
+    }
+
+    /// Logs which VMs came and went with the look at `now_s`, once the kernel
+    /// side knows.
+    fn log_changes(&self, now_s: f64) {
+        for vm in self.registry.all() {
+            let (number, pid) = (vm.number, vm.found.vm.tgid);
+            if vm.seen_s == now_s {
+                log::info!("VM {number} found: pid {pid}");
+            }
+            if vm.gone_s == Some(now_s) {
+                log::info!("VM {number} ended: pid {pid}");
+            }
+        }
     }
 
     /// Tells the kernel side whose `struct kvm`, `mm_struct` and `mmu_lock`

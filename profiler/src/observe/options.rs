@@ -40,7 +40,7 @@ pub(crate) struct Observe {
     /// Leave out vCPU faults and waits for mmu_lock
     #[arg(long)]
     pub(crate) no_interference: bool,
-    /// Show the log of the kernel side
+    /// Log VMs that come and go, and what the kernel side says
     #[arg(long)]
     pub(crate) verbose: bool,
 }

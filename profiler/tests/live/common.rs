@@ -1,8 +1,10 @@
 //! Running rmapscope from tests.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Read as _},
+    os::fd::AsFd as _,
     path::PathBuf,
     process::{Child, ChildStderr, Command, Output, Stdio},
     sync::OnceLock,
@@ -10,6 +12,7 @@ use std::{
 
 use guest::live;
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -80,6 +83,8 @@ pub(crate) struct Recording {
     child: Child,
     stderr: BufReader<ChildStderr>,
     folder: tempfile::TempDir,
+    /// Numbers of the VMs it said it found and did not say ended.
+    alive: BTreeSet<u32>,
 }
 
 impl Recording {
@@ -101,15 +106,48 @@ impl Recording {
             .stderr(Stdio::piped())
             .spawn()
             .expect("rmapscope starts");
-        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut line = String::new();
-        stderr.read_line(&mut line).expect("it says something");
-        assert!(line.starts_with("recording "), "{line}");
-        Self {
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut recording = Self {
             child,
             stderr,
             folder,
+            alive: BTreeSet::new(),
+        };
+        while !recording.take_line().starts_with("recording ") {}
+        recording
+    }
+
+    /// Waits until as many VMs are alive as far as it knows; it must have been
+    /// started with `--verbose`.
+    pub(crate) fn await_vms(&mut self, count: usize) {
+        loop {
+            while !self.stderr.buffer().is_empty() || has_more(self.stderr.get_ref()) {
+                self.take_line();
+            }
+            if self.alive.len() == count {
+                return;
+            }
+            self.take_line();
         }
+    }
+
+    /// Reads a line, and notes if it tells of a VM that came or went.
+    fn take_line(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.stderr.read_line(&mut line).expect("UTF-8");
+        assert!(read > 0, "the recording ended, and should have gone on");
+        if let Some(told) = line.strip_prefix("INFO  VM ") {
+            let (number, told) = told
+                .split_once(' ')
+                .expect("a number and what became of it");
+            let number = number.parse().expect("a VM's number");
+            if told.starts_with("found: ") {
+                self.alive.insert(number);
+            } else if told.starts_with("ended: ") {
+                self.alive.remove(&number);
+            }
+        }
+        line
     }
 
     /// Its process.
@@ -140,6 +178,12 @@ impl Recording {
             left,
         }
     }
+}
+
+/// Whether there is something to read now.
+fn has_more(stderr: &ChildStderr) -> bool {
+    let mut wait = [PollFd::new(stderr.as_fd(), PollFlags::POLLIN)];
+    poll(&mut wait, PollTimeout::ZERO).expect("it can be polled") > 0
 }
 
 /// How a recording ended.
