@@ -32,6 +32,7 @@
 //! | [`signals`] | Ctrl-C |
 //! | [`stress`](mod@stress) | every operation at full speed, checked; measures nothing |
 //! | [`replay`] | a recorded host under every scheme |
+//! | `run_args`, `run` | what `run` was asked for, and doing it |
 //! | [`cli`] | the command line |
 
 pub mod baseline;
@@ -52,6 +53,8 @@ pub mod plan;
 pub mod progress;
 pub mod replay;
 pub mod rng;
+mod run;
+mod run_args;
 pub mod runner;
 pub mod self_test;
 pub mod signals;
