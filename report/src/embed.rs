@@ -40,43 +40,49 @@ pub enum EmbedError {
     Compare(#[from] compare::CompareError),
 }
 
-/// Renders every block of `text` anew from the results below `workspace`.
+/// Renders every block of `text` anew from the results below `workspace`; the
+/// lines around the blocks, and the blocks' own two, are kept byte by byte.
 ///
 /// # Errors
 /// [`EmbedError`] naming the line of the block, or the result file.
 pub fn refresh(text: &str, workspace: &Path) -> Result<String, EmbedError> {
     let mut out = String::with_capacity(text.len());
-    let mut lines = text.lines().enumerate();
+    let mut lines = text.split_inclusive('\n').enumerate();
     while let Some((index, line)) = lines.next() {
         out.push_str(line);
-        out.push('\n');
-        let Some(rest) = line.strip_prefix(BEGIN) else {
+        let Some(directive) = directive(line) else {
             continue;
         };
-        let directive = rest.trim_end().trim_end_matches("-->").trim();
         out.push_str(&render(directive, index + 1, workspace)?);
-        if !lines.by_ref().any(|(_, line)| line.trim() == END) {
-            return Err(EmbedError::Unclosed(index + 1));
-        }
-        out.push_str(END);
-        out.push('\n');
+        let end = lines.by_ref().find(|(_, line)| ends_block(line));
+        let (_, end) = end.ok_or(EmbedError::Unclosed(index + 1))?;
+        out.push_str(end);
     }
     Ok(out)
 }
 
-/// `text` without its blocks: what a person wrote.
+/// `text` without its blocks: what a person wrote. [`refresh`] changes none of it.
 pub fn written_by_hand(text: &str) -> String {
     let mut out = String::new();
     let mut inside = false;
-    for line in text.lines() {
-        inside |= line.starts_with(BEGIN);
+    for line in text.split_inclusive('\n') {
+        inside |= directive(line).is_some();
         if !inside {
             out.push_str(line);
         }
-        out.push('\n');
-        inside &= line.trim() != END;
+        inside &= !ends_block(line);
     }
     out
+}
+
+/// What the line that begins a block asks for.
+fn directive(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix(BEGIN)?;
+    Some(rest.trim_end().trim_end_matches("-->").trim())
+}
+
+fn ends_block(line: &str) -> bool {
+    line.trim() == END
 }
 
 struct Directive<'a> {

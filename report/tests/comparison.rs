@@ -250,6 +250,22 @@ fn blocks_are_rendered_anew_and_the_rest_is_kept() {
 }
 
 #[test]
+fn what_stands_around_a_block_is_kept_byte_by_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let around = ["a\r\r\n", "b\r\n", "\r", "no line end", ""];
+    for (before, after) in around.iter().flat_map(|a| around.map(|b| (a, b))) {
+        let text =
+            format!("{before}\n<!-- rmapscope schema -->\r\nold\n <!-- /rmapscope -->\r\n{after}");
+        let fresh = embed::refresh(&text, folder.path()).unwrap();
+        assert!(!fresh.contains("old\n"));
+        let hand = format!("{before}\n{after}");
+        assert_eq!(embed::written_by_hand(&text), hand);
+        assert_eq!(embed::written_by_hand(&fresh), hand);
+        assert_eq!(embed::refresh(&fresh, folder.path()).unwrap(), fresh);
+    }
+}
+
+#[test]
 fn a_profile_has_tables_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let (_, profile) = sides(folder.path());

@@ -171,7 +171,7 @@ fn steps(ci: bool, named: bool, log: &Path, require_live: bool) -> Result<Vec<St
     if ci {
         steps.push(vm_test(named)?);
         steps.push(self_test(&log.with_file_name("self-test.jsonl"))?);
-        readers::add(&mut steps, named)?;
+        readers::add(&mut steps)?;
         steps.push(fleet()?);
         sanitizers::add(&mut steps)?;
     }

@@ -11,23 +11,16 @@ use anyhow::Result;
 use super::{Check, Step, target_folder};
 use crate::{debian, process};
 
-/// Why the fuzzer is not run with the rest: it still finds what it looks for.
-const UNTIL_NAMED: &str = "runs when it is named: `cargo xtask test --only fuzz`; its last run ended \
-                           in a finding that is open";
-
 /// Time the fuzzer gets, seconds.
 const FUZZ_SECONDS: u32 = 60;
 /// Longest input, bytes: a few records.
 const LONGEST_INPUT: u32 = 16 << 10;
 
 /// Adds the steps; a tool that cannot be had is a skipped step with its reason.
-pub(super) fn add(steps: &mut Vec<Step>, named: bool) -> Result<()> {
+pub(super) fn add(steps: &mut Vec<Step>) -> Result<()> {
     steps.push(Step {
         name: "fuzz",
-        check: match named {
-            true => fuzz()?,
-            false => Check::Skipped(UNTIL_NAMED.to_owned()),
-        },
+        check: fuzz()?,
     });
     steps.push(Step {
         name: "page",
