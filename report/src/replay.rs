@@ -13,7 +13,7 @@ use crate::{
     Observed, ResultFile,
     compare::{RealCost, YoungShares, real_costs},
     schema::{CallbackKind, Estimate, Record, ReplayInput, ResultKind},
-    stats::{Line, SampledMean, fit_line},
+    stats::{Line, fit_line},
 };
 
 /// Pages of a group, at least and at most.
@@ -138,7 +138,7 @@ impl Recording {
             return Observed::missing("the recording counts callbacks and does not time them");
         }
         let total = |g: &Group| g.real.total.map_or(0.0, |t| t.mean_ns);
-        let half = |g: &Group| g.real.total.map_or(0.0, half_width);
+        let half = |g: &Group| g.real.total.map_or(0.0, |t| t.half_ns());
         let mean = self.mean(&covered, |_, g| total(g));
         let callbacks = self.callbacks(&covered);
         let squares = self
@@ -151,10 +151,6 @@ impl Recording {
             squares.sum::<f64>().sqrt() / callbacks.max(1) as f64,
         ))
     }
-}
-
-fn half_width(mean: SampledMean) -> f64 {
-    (mean.high_ns - mean.low_ns) / 2.0
 }
 
 fn around(mean_ns: f64, half: f64) -> Estimate {
@@ -296,8 +292,8 @@ impl Model {
             let sum = outside.entry(group.kind).or_default();
             sum.0 += n;
             sum.1 += n * (total.mean_ns - walk.mean_ns);
-            sum.2 += (n * half_width(total)).powi(2);
-            points.push((*ns, walk.mean_ns, half_width(walk).max(1e-3) / 1.96));
+            sum.2 += (n * total.half_ns()).powi(2);
+            points.push((*ns, walk.mean_ns, walk.half_ns().max(1e-3) / 1.96));
         }
         let walk = fit_line(&points)
             .or_else(|| offset(&points))

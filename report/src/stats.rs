@@ -82,6 +82,14 @@ pub struct SampledMean {
     pub high_ns: f64,
 }
 
+impl SampledMean {
+    /// Half of the 95 % interval, nanoseconds: its upper side. The lower one is
+    /// shorter where the interval was cut off at 0.
+    pub fn half_ns(&self) -> f64 {
+        self.high_ns - self.mean_ns
+    }
+}
+
 /// The 95 % interval of a Poisson mean after `count` events (Byar's
 /// approximation of the exact interval, good to a percent from one event on).
 fn poisson_ci95(count: u64) -> (f64, f64) {

@@ -133,7 +133,7 @@ impl Row {
         }
         let ratio = walk.mean_ns / point.ns;
         // Relative half widths of independent estimates add in quadrature.
-        let real = (walk.high_ns - walk.low_ns) / 2.0 / walk.mean_ns;
+        let real = walk.half_ns() / walk.mean_ns;
         let synthetic = point.half_width_ns().unwrap_or(0.0) / point.ns;
         let relative = real.hypot(synthetic);
         Some((ratio, (ratio * (1.0 - relative), ratio * (1.0 + relative))))

@@ -129,7 +129,7 @@ fn real(rows: &[&Row]) -> Vec<Measured> {
         }
         seen.push(row);
         if let Some(walk) = row.real.walk {
-            let half = (walk.high_ns - walk.low_ns) / 2.0;
+            let half = walk.half_ns();
             points.push(Measured::new(
                 row.pages,
                 row.band.mean_len,

@@ -230,7 +230,7 @@ fn mean(file: &ResultFile, group: Group, band: &Band, measure: Measure) -> Optio
         Some((mean?, cost.samples.unwrap_or(cost.callbacks)))
     };
     let (all, n) = pick(None)?;
-    let within = (all.high_ns - all.low_ns) / 2.0;
+    let within = all.half_ns();
     let runs: Vec<f64> = runs(file)
         .filter_map(|(run, _)| Some(pick(Some(run))?.0.mean_ns))
         .collect();
