@@ -27,6 +27,8 @@ pub(super) const INK: RGBColor = RGBColor(1, 1, 1);
 pub(super) const GRID: RGBColor = RGBColor(2, 2, 2);
 /// Colours the style sheet has for series.
 pub(super) const SERIES: usize = 14;
+/// The colour of what was seen in a kernel, which no other series has.
+pub(super) const REAL: usize = SERIES;
 
 /// One point of a series.
 pub(super) struct Point {
@@ -120,7 +122,7 @@ impl Drawing {
             out.push_str(&format!(
                 "<button type=\"button\" aria-pressed=\"true\" data-s=\"{index}\" \
                  style=\"--c:var(--s{})\"><i class=\"{look}\"></i>{}</button>",
-                entry.hue % SERIES,
+                entry.hue,
                 escaped(&entry.name)
             ));
         }
@@ -167,7 +169,7 @@ pub(super) fn styled(svg: &str, title: &str, overlay: &str, series: &[Series]) -
 impl Series {
     /// Its colour's number in the style sheet.
     fn hue(&self, number: usize) -> usize {
-        self.hue.unwrap_or(number) % SERIES
+        self.hue.unwrap_or(number % SERIES)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::{
     Figure, PageError, Sources,
-    chart::{Axis, Chart, Drawing, Line, Point, Series},
+    chart::{Axis, Chart, Drawing, Line, Point, REAL, Series},
     marks::Shape,
 };
 use crate::{
@@ -47,7 +47,7 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
                 series.push(Series {
                     name: "real, rmap part".to_owned(),
                     shape: Shape::Diamond,
-                    hue: None,
+                    hue: Some(REAL),
                     line: Line::None,
                     points: real_points(&real, kind),
                 });
