@@ -5,11 +5,15 @@
 //! Which lock it is can be chosen per VM; a new one is a variant here. Under
 //! the model checkers there is only the checker's own.
 
+mod held;
 pub mod queued;
 
 use std::sync::PoisonError;
 
 use crate::config::LockKind;
+use held::Held;
+#[cfg(all(debug_assertions, not(any(loom, shuttle))))]
+pub use held::is_held_here;
 
 /// One VM's mmu_lock.
 #[derive(Debug)]
@@ -30,12 +34,12 @@ struct Lock(crate::sync::RwLock<()>);
 /// mmu_lock held for read; released on drop.
 #[must_use]
 #[expect(dead_code, reason = "the guards are held, never read")]
-pub struct ReadGuard<'a>(Read<'a>);
+pub struct ReadGuard<'a>(Read<'a>, Held);
 
 /// mmu_lock held for write; released on drop.
 #[must_use]
 #[expect(dead_code, reason = "the guards are held, never read")]
-pub struct WriteGuard<'a>(Write<'a>);
+pub struct WriteGuard<'a>(Write<'a>, Held);
 
 #[cfg(not(any(loom, shuttle)))]
 #[expect(dead_code, reason = "the guards are held, never read")]
@@ -72,20 +76,22 @@ impl MmuLock {
 
     /// Takes the lock for read.
     pub fn read(&self) -> ReadGuard<'_> {
-        ReadGuard(match &self.0 {
+        let guard = match &self.0 {
             Lock::Queued(lock) => Read::Queued(lock.read()),
             Lock::ParkingLot(lock) => Read::ParkingLot(lock.read()),
             Lock::Std(lock) => Read::Std(lock.read().unwrap_or_else(PoisonError::into_inner)),
-        })
+        };
+        ReadGuard(guard, Held::new())
     }
 
     /// Takes the lock for write.
     pub fn write(&self) -> WriteGuard<'_> {
-        WriteGuard(match &self.0 {
+        let guard = match &self.0 {
             Lock::Queued(lock) => Write::Queued(lock.write()),
             Lock::ParkingLot(lock) => Write::ParkingLot(lock.write()),
             Lock::Std(lock) => Write::Std(lock.write().unwrap_or_else(PoisonError::into_inner)),
-        })
+        };
+        WriteGuard(guard, Held::new())
     }
 }
 
@@ -99,11 +105,13 @@ impl MmuLock {
 
     /// Takes the lock for read.
     pub fn read(&self) -> ReadGuard<'_> {
-        ReadGuard(self.0.0.read().unwrap_or_else(PoisonError::into_inner))
+        let guard = self.0.0.read().unwrap_or_else(PoisonError::into_inner);
+        ReadGuard(guard, Held::new())
     }
 
     /// Takes the lock for write.
     pub fn write(&self) -> WriteGuard<'_> {
-        WriteGuard(self.0.0.write().unwrap_or_else(PoisonError::into_inner))
+        let guard = self.0.0.write().unwrap_or_else(PoisonError::into_inner);
+        WriteGuard(guard, Held::new())
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     mmu::Access,
     sync::{
         AtomicWord,
-        Ordering::{AcqRel, Acquire, Relaxed, Release},
+        Ordering::{Acquire, Relaxed, Release},
     },
 };
 
@@ -358,24 +358,29 @@ impl Spte {
     /// Puts `new` in the place of `old`, and publishes the table it leads to. False
     /// if the entry is not `old` any more.
     ///
-    /// Acquire as well: who cuts a table off goes on to read it.
+    /// No acquire: who cuts a table off goes on to read it, but has [loaded](Self::load_entry)
+    /// the entry that leads to it before.
     #[inline]
     pub fn replace(&self, old: Entry, new: Entry) -> bool {
         self.0
-            .compare_exchange(old.0, new.0, AcqRel, Relaxed)
+            .compare_exchange(old.0, new.0, Release, Relaxed)
             .is_ok()
     }
 
-    /// Puts `new` here and returns what there was.
+    /// Puts `new`, which leads to no table, here and returns what there was, and with it
+    /// the contents of the table that it led to.
     #[inline]
     pub fn swap_entry(&self, new: Entry) -> Entry {
-        Entry(self.0.swap(new.0, AcqRel))
+        Entry(self.0.swap(new.0, Acquire))
     }
 
     /// Empties an entry the caller has frozen itself.
     ///
     /// A swap, although nobody else replaces the value: agers clear bits of it, which
     /// changes nothing, and of a swap and those there is one order in every model.
+    ///
+    /// Release: who finds the entry empty comes after the zap, and in the kernel after
+    /// its TLB flush. (There is no TLB here, so no checker can see it missing.)
     #[inline]
     pub fn unfreeze(&self) {
         self.0.swap(pack(SpteWord::ZAPPED), Release);

@@ -22,6 +22,8 @@ const DEFAULT_TIME: Duration = Duration::from_secs(30);
 /// Longest run that can be asked for, seconds.
 const LONGEST_S: u64 = 7 * 86_400;
 const MOST_THREADS: u16 = 1024;
+/// Exit status of a run that left a scheme unchecked.
+const TOO_SHORT: u8 = 2;
 
 /// Run every operation at full speed and check the invariants at random moments.
 ///
@@ -29,8 +31,8 @@ const MOST_THREADS: u16 = 1024;
 /// test-age, and a stranger gets the shadow pages that are freed. At random
 /// moments all threads stop and I-chain, I-bit, I-zap, I-young and I-life are
 /// checked. Exit status: 0 all held, 1 one was broken (the command that repeats
-/// the run is printed), 2 bad request, 130 interrupted (what was checked is
-/// printed).
+/// the run is printed), 2 bad request or too little time to check every scheme
+/// once, 130 interrupted (what was checked is printed).
 #[derive(Debug, Args)]
 pub struct StressArgs {
     /// Schemes, separated by commas; `all` are those that claim to be sound. A
@@ -111,6 +113,12 @@ impl StressArgs {
         }
         if signals.came() && code == ExitCode::SUCCESS {
             return Ok(signals.exit_code());
+        }
+        let unchecked = unchecked(&outcomes);
+        if code == ExitCode::SUCCESS && !unchecked.is_empty() {
+            let names = unchecked.join(", ");
+            report::say!("not checked, for want of time: {names}; give more --seconds");
+            return Ok(ExitCode::from(TOO_SHORT));
         }
         Ok(code)
     }
@@ -215,15 +223,26 @@ fn table(outcomes: &[SchemeOutcome]) -> Table {
         ];
         row.extend(counts.map(|count| count.to_string()));
         row.push(format!("{:.1}", one.elapsed.as_secs_f64()));
-        let held = match (one.checks, one.interrupted) {
-            (0, _) => "not checked",
-            (_, true) => "held (interrupted)",
-            (_, false) => "held",
-        };
-        row.push(one.violation.clone().unwrap_or_else(|| held.to_owned()));
+        row.push(invariants(one));
         table.row(row);
     }
     table
+}
+
+/// How the invariants fared, in words.
+fn invariants(one: &SchemeOutcome) -> String {
+    let held = match (one.checks, one.interrupted) {
+        (0, _) => "not checked",
+        (_, true) => "held (interrupted)",
+        (_, false) => "held",
+    };
+    one.violation.clone().unwrap_or_else(|| held.to_owned())
+}
+
+/// The schemes that had no time for a single check.
+fn unchecked(outcomes: &[SchemeOutcome]) -> Vec<&'static str> {
+    let unchecked = outcomes.iter().filter(|one| one.checks == 0);
+    unchecked.map(|one| one.scheme).collect()
 }
 
 fn json(one: &SchemeOutcome) -> String {
@@ -249,6 +268,22 @@ fn json(one: &SchemeOutcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scheme_that_was_never_checked_did_not_hold() {
+        let outcome = |scheme, checks| SchemeOutcome {
+            scheme,
+            ops: 0,
+            checks,
+            tally: super::super::Tally::default(),
+            elapsed: Duration::ZERO,
+            violation: None,
+            interrupted: false,
+        };
+        let outcomes = [outcome("checked", 1), outcome("unchecked", 0)];
+        assert_eq!(outcomes.each_ref().map(invariants), ["held", "not checked"]);
+        assert_eq!(unchecked(&outcomes), ["unchecked"]);
+    }
 
     #[test]
     fn operations_are_whole_numbers_in_any_notation() {

@@ -80,7 +80,8 @@ impl Progress {
         }
         let how = match (&outcome.violation, outcome.interrupted) {
             (Some(violation), _) => violation.as_str(),
-            (None, _) if outcome.checks == 0 => "interrupted before anything was checked",
+            (None, true) if outcome.checks == 0 => "interrupted before anything was checked",
+            (None, false) if outcome.checks == 0 => "no time to check anything",
             (None, true) => "interrupted; what was checked is sound",
             (None, false) => "sound",
         };

@@ -82,7 +82,8 @@ impl QueuedRwLock {
     fn read_queued(&self) {
         self.word.fetch_add(READER.wrapping_neg(), Relaxed);
         self.wait_in_queue();
-        self.word.fetch_add(READER, Acquire);
+        // The look that finds no writer has the ordering.
+        self.word.fetch_add(READER, Relaxed);
         wait_until(|| self.word.load(Acquire) & LOCKED == 0);
         self.leave_queue();
     }
@@ -121,6 +122,9 @@ impl QueuedRwLock {
         self.leave_queue();
     }
 
+    /// Acquire, with release in [`leave_queue`](Self::leave_queue): what the last in front
+    /// did to the word comes first, so that [`WAITING`] is never set twice. (loom performs
+    /// each thread's accesses in order and cannot see it missing.)
     fn wait_in_queue(&self) {
         let ticket = self.next_ticket.fetch_add(1, Relaxed);
         wait_until(|| self.now_serving.load(Acquire) == ticket);

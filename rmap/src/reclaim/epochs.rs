@@ -19,15 +19,17 @@
 //! seen, its reads come after a barrier that the cut came before.
 //!
 //! Orderings: a reader's word is stored with release and looked at with acquire, so that
-//! what a reader did inside happens before the free. The rest is the barriers'. Where
+//! what a reader did inside happens before the free. The rest is the barriers', the epoch
+//! itself included: it is written after one barrier and read before another. Where
 //! the kernel refuses membarrier both sides run a full fence; loom knows fences only, and
-//! checks that variant (`rmap/tests/loom/epochs.rs`).
+//! checks that variant (`rmap/tests/loom/epochs.rs`). With the light barriers being fences
+//! there, it cannot see the heavy one missing: two light ones would do.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::sync::{
     AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 
 use super::barrier::{heavy_barrier, light_barrier};
@@ -138,7 +140,7 @@ impl Epochs {
         let depth = reader.depth.load(Relaxed);
         reader.depth.store(depth + 1, Relaxed);
         if depth == 0 {
-            reader.epoch.store(self.current.load(Acquire), Release);
+            reader.epoch.store(self.current.load(Relaxed), Release);
             light_barrier();
         }
     }
@@ -154,11 +156,11 @@ impl Epochs {
     #[must_use]
     pub fn advance(&self) -> Oldest {
         let readers = self.readers();
-        let next = self.current.fetch_add(1, AcqRel) + 1;
+        let next = self.current.fetch_add(1, Relaxed) + 1;
         if !heavy_barrier() {
             // Whoever is seen in an epoch relies on the barriers of all advances but the
             // last: this advance was none.
-            self.current.store(next - 1, Release);
+            self.current.store(next - 1, Relaxed);
             return Oldest::UNKNOWN;
         }
         let inside = readers.all.iter().map(|reader| reader.epoch.load(Acquire));

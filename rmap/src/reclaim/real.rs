@@ -30,9 +30,12 @@ struct Seat {
 }
 
 impl Seat {
+    /// Enters once as well, which registers the process for barriers.
     fn take() -> Self {
         let epochs = &*EPOCHS;
         let reader = epochs.join();
+        epochs.enter(reader);
+        reader.leave();
         Self { epochs, reader }
     }
 }
@@ -100,6 +103,13 @@ impl Reclaim {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gets the calling thread its word if it has none yet, so that it can enter the
+    /// read side under mmu_lock and allocate nothing there.
+    #[inline]
+    pub fn prepare(&self) {
+        SEAT.with(|_| ());
     }
 
     /// Enters the read side.

@@ -75,6 +75,7 @@ impl<R: Rules> Tdp<R> {
         edit: impl FnOnce(&mut Vcpu) -> T,
     ) -> T {
         vcpu.retired.reserve(tables);
+        context.reclaim.prepare();
         let lock = context.mmu_lock.read();
         let side = context.reclaim.enter();
         let result = edit(vcpu);
@@ -233,6 +234,7 @@ impl<R: Rules> Tdp<R> {
     /// See [`Mmu::write_protect`](crate::Mmu::write_protect).
     pub(crate) fn write_protect(&self, context: AgerContext<'_>, range: GfnRange) -> u64 {
         let mut writable = 0;
+        context.reclaim.prepare();
         let _lock = context.mmu_lock.read();
         let _side = context.reclaim.enter();
         // SAFETY: I-life: on the read side.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::RmapError,
-    gfn::Mapping,
+    gfn::{Gfn, GfnRange, LEVEL_SHIFT, Mapping},
     memslot::SPTES_PER_PAGE,
     mmu::GivenPage,
     scheme::{AgerContext, FreePolicy},
@@ -30,7 +30,7 @@ impl<R: Rules> Tdp<R> {
     ) -> Result<GivenPage, RmapError> {
         self.check(place)?;
         vcpu.tables.top_up();
-        vcpu.retired.reserve(SPTES_PER_PAGE);
+        vcpu.retired.reserve(self.tables_below(place));
         let mut words = Vec::with_capacity(SPTES_PER_PAGE);
         let lock = context.mmu_lock.write();
         let cut_off = self.cut_off(vcpu, place, &mut words);
@@ -50,6 +50,21 @@ impl<R: Rules> Tdp<R> {
             words,
             table,
         })
+    }
+
+    /// The most tables below the one that holds `place`: the memslots have use for no more.
+    fn tables_below(&self, place: Mapping) -> usize {
+        let height = height_of(place.level);
+        let bits = (height + 1) * LEVEL_SHIFT;
+        let first = Gfn(place.gfn.0 >> bits << bits);
+        let parts = self.ranges.overlapping(GfnRange::pages(first, 1 << bits));
+        let tables = |part: GfnRange| {
+            let of_size = |bits| ((part.end.0 - 1) >> bits) - (part.start.0 >> bits) + 1;
+            (1..=height)
+                .map(|below| of_size(below * LEVEL_SHIFT))
+                .sum::<u64>()
+        };
+        parts.map(tables).sum::<u64>() as usize
     }
 
     /// Cuts the table off that holds `place`, or a new one where there is none, and

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed as Counted};
 use std::sync::{Arc, LazyLock};
 
 use loom::{
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
 };
 use rmap::{
@@ -118,6 +121,50 @@ fn i_life_epochs_hold_for_a_reader_that_comes_again() {
         world.replace(2);
         side.join().expect("the reader does not panic");
     });
+}
+
+/// Who cuts off is seldom who frees: the stamp changes hands under a lock, after the
+/// other side has advanced for reasons of its own.
+fn handed_over(seen: &AtomicUsize, freed: &AtomicUsize) {
+    let world = World::new();
+    let reader = world.epochs.join();
+    let waiting = Arc::new(Mutex::new(None));
+    let reads = {
+        let world = Arc::clone(&world);
+        thread::spawn(move || world.read(reader, Manners::Announces))
+    };
+    let cuts_off = {
+        let (world, waiting) = (Arc::clone(&world), Arc::clone(&waiting));
+        thread::spawn(move || {
+            world.linked.store(false, Relaxed);
+            let stamp = world.epochs.stamp();
+            *waiting.lock().expect("nobody panics with it") = Some(stamp);
+        })
+    };
+    for _ in 0..2 {
+        let _others_garbage = world.epochs.advance();
+    }
+    let stamp = *waiting.lock().expect("nobody panics with it");
+    let passed = stamp.is_some_and(|stamp| world.epochs.advance().has_passed(stamp));
+    if passed {
+        world.thing.retire();
+    }
+    cuts_off.join().expect("the other side does not panic");
+    let found = reads.join().expect("the reader does not panic");
+    seen.fetch_add(usize::from(found), Counted);
+    freed.fetch_add(usize::from(passed), Counted);
+}
+
+#[test]
+fn i_life_epochs_hold_where_another_thread_frees() {
+    static SEEN: LazyLock<AtomicUsize> = LazyLock::new(AtomicUsize::default);
+    static FREED: LazyLock<AtomicUsize> = LazyLock::new(AtomicUsize::default);
+    explore(|| handed_over(&SEEN, &FREED));
+    assert!(
+        SEEN.load(Counted) > 0,
+        "no history had a reader that found it"
+    );
+    assert!(FREED.load(Counted) > 0, "no history freed anything");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::{
 
 const NEIGHBOUR: Mapping = Mapping::new(Gfn(1), Level::Size4K, 0);
 const HUGE: Mapping = Mapping::new(GFN, Level::Size2M, 0);
+const HUGEST: Mapping = Mapping::new(GFN, Level::Size1G, 0);
 
 /// Faults leave frozen entries alone, or not: the second rule is broken.
 enum IgnoresFrozen {}
@@ -117,6 +118,17 @@ fn i_frozen_a_fault_beside_a_larger_one_is_not_lost() {
         let mmu = mmu_with(TdpMmu::<AsKvm>::boxed, &[mapping(0)]);
         together(&mmu, |mmu| fault(mmu, HUGE), |mmu| fault(mmu, NEIGHBOUR));
         let left = mapped(&*mmu, HUGE) + mapped(&*mmu, NEIGHBOUR);
+        assert_eq!(left, 1, "one of the two sizes maps the page");
+    });
+}
+
+#[test]
+fn i_life_a_table_linked_below_one_that_is_replaced_goes_too() {
+    explore(|| {
+        let mmu = mmu_with(TdpMmu::<AsKvm>::boxed, &[mapping(0)]);
+        assert_eq!(collapse(&*mmu), 1);
+        together(&mmu, |mmu| fault(mmu, NEIGHBOUR), |mmu| fault(mmu, HUGEST));
+        let left = mapped(&*mmu, HUGEST) + mapped(&*mmu, NEIGHBOUR);
         assert_eq!(left, 1, "one of the two sizes maps the page");
     });
 }
