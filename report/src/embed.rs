@@ -118,7 +118,8 @@ impl Directive<'_> {
             .iter()
             .filter(|(key, _)| *key == "only")
             .peekable();
-        only.peek().is_none() || only.any(|(_, word)| title.contains(&word.replace('_', " ")))
+        let title = title.replace(' ', "_");
+        only.peek().is_none() || only.any(|(_, word)| title.contains(word))
     }
 }
 

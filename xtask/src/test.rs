@@ -163,7 +163,7 @@ fn steps(ci: bool, named: bool, log: &Path, require_live: bool) -> Result<Vec<St
         .env("CARGO_TARGET_DIR", target_folder()?.join("shuttle"));
     add("shuttle", shuttle);
     let mut stress = Command::new(std::env::current_exe()?);
-    stress.args(["stress", "--scheme", "all", "--seconds", "20"]);
+    stress.args(["stress", "--scheme", "all", "--seconds", "30"]);
     add("stress", stress);
     let mut object = Command::new(std::env::current_exe()?);
     object.args(["build-ebpf", "--check"]);
