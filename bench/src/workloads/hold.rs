@@ -18,14 +18,17 @@
 //! SPTE of another page that is not there). A hand-over of a cache line between the
 //! CPUs counts as time kept out, a wake-up after sleeping in the kernel does too.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+mod threads;
+
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use report::latency::Latency;
 use report::schema::{Op, Params};
-use rmap::{Access, Mmu, RmapError, Vcpu};
+use rmap::{Mmu, Vcpu};
 
+use self::threads::{Caller, Done, Holder};
 use crate::clock::Clock;
 use crate::disturb::ThreadDisturbance;
 use crate::plan::{Plan, Scale};
@@ -42,8 +45,6 @@ const GFNS: u64 = 64;
 const HELD: u64 = 3;
 /// The page whose SPTE is not there: its own shadow page entry and rmap.
 const ABSENT: u64 = GFNS - 1;
-/// Longest pause before a short call, in spins.
-const MOST_SPINS: u64 = 512;
 /// What the first thread calls.
 const CALLS: [Op; 3] = [Op::Age, Op::Zap, Op::UnmapRange];
 
@@ -152,102 +153,6 @@ impl HoldCell {
             resident_bytes: vm::resident_bytes(GFNS, self.chain_len),
             measure: Box::new(self),
         }
-    }
-}
-
-/// Makes the call to be met.
-struct Holder<'a> {
-    mmu: &'a dyn Mmu,
-    clock: Clock,
-    call: Op,
-    chain_len: u32,
-    rng: Rng,
-    vcpu: Vcpu,
-}
-
-impl Holder<'_> {
-    /// Makes the call and puts back what it took away; the call's time.
-    fn call(&mut self) -> Result<f64, RmapError> {
-        let (mmu, clock) = (self.mmu, self.clock);
-        let page = vm::range(HELD, 1);
-        let alias = self.rng.below(u64::from(self.chain_len)) as u32;
-        let start = clock.now();
-        match self.call {
-            Op::Zap => drop(mmu.zap(&mut self.vcpu, vm::mapping(HELD, alias))?),
-            Op::UnmapRange => drop(mmu.unmap_range(&mut self.vcpu, page)?),
-            _ => drop(std::hint::black_box(mmu.age(page))),
-        }
-        let ns = clock.elapsed_ns(start, clock.now());
-        let gone = match self.call {
-            Op::Zap => alias..alias + 1,
-            Op::UnmapRange => 0..self.chain_len,
-            _ => 0..0,
-        };
-        for alias in gone {
-            mmu.fault(&mut self.vcpu, vm::mapping(HELD, alias), Access::Write)?;
-        }
-        Ok(ns)
-    }
-
-    /// Calls for a while; the times of the calls.
-    fn calls_for(&mut self, time: Duration) -> Result<Latency, RmapError> {
-        let end = self.clock.now() + self.clock.ticks(time);
-        let mut calls = Latency::new();
-        while self.clock.now() < end {
-            calls.record_ns(self.call()? as u64);
-        }
-        Ok(calls)
-    }
-
-    /// Calls until the other thread is done.
-    fn calls_until(&mut self, done: &AtomicBool) -> Result<(), RmapError> {
-        while !done.load(Ordering::Acquire) {
-            self.call()?;
-        }
-        Ok(())
-    }
-}
-
-/// Makes the short call.
-struct Caller<'a> {
-    mmu: &'a dyn Mmu,
-    clock: Clock,
-    wants: Wants,
-    rng: Rng,
-    vcpu: Vcpu,
-}
-
-impl Caller<'_> {
-    /// Calls at random moments for a while; the times of the calls.
-    fn calls_for(&mut self, time: Duration) -> Result<Latency, RmapError> {
-        let (mmu, clock) = (self.mmu, self.clock);
-        let end = clock.now() + clock.ticks(time);
-        let mut calls = Latency::new();
-        loop {
-            for _ in 0..self.rng.below(MOST_SPINS) {
-                std::hint::spin_loop();
-            }
-            let start = clock.now();
-            if start >= end {
-                return Ok(calls);
-            }
-            match self.wants {
-                Wants::SameRmap => {
-                    std::hint::black_box(mmu.test_age(vm::range(HELD, 1)));
-                }
-                Wants::OtherRmap => drop(mmu.zap(&mut self.vcpu, vm::mapping(ABSENT, 0))?),
-            }
-            calls.record_ns(clock.elapsed_ns(start, clock.now()) as u64);
-        }
-    }
-}
-
-/// Says when it goes that the short calls are over, whatever made them so.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
     }
 }
 
