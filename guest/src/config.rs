@@ -25,6 +25,7 @@ const BYTES_PER_SPTE: u64 = 40;
 #[serde(rename_all = "kebab-case")]
 pub enum Backing {
     /// A shared mapping of an unlinked file on a disk file system: can be reclaimed without swap.
+    /// khugepaged does not collapse it, and reads bring it in as large folios where they exist.
     File,
     /// Private anonymous memory, kept at 4 KiB pages until a driver allows huge ones.
     Anonymous,

@@ -76,6 +76,10 @@ static VM_NUMBERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 #[map]
 static HISTOGRAMS: PerCpuHashMap<HistogramKey, Histogram> =
     PerCpuHashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+/// For histograms that could not be made when they were needed.
+#[map]
+static SPARE_HISTOGRAMS: PerCpuHashMap<HistogramKey, Histogram> =
+    PerCpuHashMap::with_max_entries(128, 0);
 
 #[inline(always)]
 fn enter() -> Option<()> {
@@ -199,7 +203,7 @@ fn add_latency(totals: &mut Totals, cell: CellKey, of: u8, ns: u64) {
         span: of,
         zero: [0; 7],
     };
-    if latency::add(&HISTOGRAMS, key, ns).is_none() {
+    if latency::add(&HISTOGRAMS, &SPARE_HISTOGRAMS, key, ns).is_none() {
         totals.histograms_full += 1;
     }
 }

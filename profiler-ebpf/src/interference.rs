@@ -43,6 +43,10 @@ static MMU_LOCKS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 #[map]
 static SPENT: PerCpuHashMap<InterferenceKey, Histogram> =
     PerCpuHashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
+/// For histograms that could not be made when they were needed.
+#[map]
+static SPARE_SPENT: PerCpuHashMap<InterferenceKey, Histogram> =
+    PerCpuHashMap::with_max_entries(32, 0);
 
 /// A fault or a wait that has not ended, by task.
 #[repr(C)]
@@ -100,7 +104,7 @@ fn file(began: &Began) -> Option<()> {
         aging: u8::from(is_aged(began.vm)),
         zero: 0,
     };
-    if latency::add(&SPENT, key, now_ns() - began.at_ns).is_none() {
+    if latency::add(&SPENT, &SPARE_SPENT, key, now_ns() - began.at_ns).is_none() {
         // SAFETY: a live per-CPU map value.
         unsafe { (*TOTALS.get_ptr_mut(0)?).interference_full += 1 };
     }

@@ -154,12 +154,13 @@ impl Kernel {
             .map_max_entries("HISTOGRAMS", settings.histograms);
         if settings.histograms == 1 {
             loader.map_max_entries("STARTS", 1);
+            loader.map_max_entries("SPARE_HISTOGRAMS", 1);
         }
         if settings.cells == 1 {
             loader.map_max_entries("INTERVALS", 1);
         }
         if !settings.interference {
-            for map in ["AGED", "FAULTS", "WAITS", "SPENT"] {
+            for map in ["AGED", "FAULTS", "WAITS", "SPENT", "SPARE_SPENT"] {
                 loader.map_max_entries(map, 1);
             }
         }

@@ -54,7 +54,7 @@ impl Sums {
         self.lost = session.losses();
         self.own_ns = session.own_ns();
         self.rate_hz = session.rates.highest_hz();
-        self.map_bytes = own_cost::map_memory_bytes();
+        self.map_bytes = own_cost::map_memory().now;
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Counters {
     totals: PerCpuArray<MapData, Totals>,
     histograms: PerCpuHashMap<MapData, HistogramKey, Histogram>,
     interference: PerCpuHashMap<MapData, InterferenceKey, Histogram>,
+    spare_histograms: PerCpuHashMap<MapData, HistogramKey, Histogram>,
+    spare_interference: PerCpuHashMap<MapData, InterferenceKey, Histogram>,
     stacks: StackTraceMap<MapData>,
     stack_counts: HashMap<MapData, u64, u64>,
 }
@@ -99,6 +101,8 @@ impl Counters {
             totals: object::take(ebpf, "TOTALS")?,
             histograms: object::take(ebpf, "HISTOGRAMS")?,
             interference: object::take(ebpf, "SPENT")?,
+            spare_histograms: object::take(ebpf, "SPARE_HISTOGRAMS")?,
+            spare_interference: object::take(ebpf, "SPARE_SPENT")?,
             stacks: object::take(ebpf, "OTHER_STACKS")?,
             stack_counts: object::take(ebpf, "OTHER_COUNTS")?,
         })
@@ -114,8 +118,8 @@ impl Counters {
     /// Adds up the counters.
     pub(crate) fn read(&self) -> Result<Counts, MapError> {
         let mut counts = Counts {
-            histograms: read_histograms(&self.histograms)?,
-            interference: read_histograms(&self.interference)?,
+            histograms: read_histograms(&self.histograms, &self.spare_histograms)?,
+            interference: read_histograms(&self.interference, &self.spare_interference)?,
             totals: self.totals()?,
             ..Counts::default()
         };
@@ -132,7 +136,9 @@ impl Counters {
     pub(crate) fn retain_vms(&mut self, keep: impl Fn(u16) -> bool) -> Result<(), MapError> {
         retain(&mut self.cells, |key| keep(key.vm))?;
         retain(&mut self.histograms, |key| keep(key.cell.vm))?;
-        retain(&mut self.interference, |key| keep(key.vm))
+        retain(&mut self.interference, |key| keep(key.vm))?;
+        retain(&mut self.spare_histograms, |key| keep(key.cell.vm))?;
+        retain(&mut self.spare_interference, |key| keep(key.vm))
     }
 
     /// The most frequent stacks that no caller class explains, with names.
@@ -183,12 +189,13 @@ fn histograms_since<K: Ord + Copy>(now: &Histograms<K>, earlier: &Histograms<K>)
     delta
 }
 
-/// Adds a map's histograms up over CPUs.
+/// Adds the histograms of a map and of its spare up over CPUs.
 fn read_histograms<K: aya::Pod + Ord>(
     map: &PerCpuHashMap<MapData, K, Histogram>,
+    spare: &PerCpuHashMap<MapData, K, Histogram>,
 ) -> Result<Histograms<K>, MapError> {
     let mut sums = Histograms::new();
-    for entry in map.iter() {
+    for entry in map.iter().chain(spare.iter()) {
         let (key, per_cpu) = entry?;
         for histogram in per_cpu.iter() {
             add_histogram(&mut sums, key, histogram);

@@ -11,6 +11,9 @@ use report::{Observed, schema::OverheadRecord};
 use super::statistics::Statistics;
 use crate::hooks::Hook;
 
+/// The kernel's `BPF_F_NO_PREALLOC`: entries of the map are allocated as keys turn up.
+const NO_PREALLOC: u32 = 1;
+
 /// The cost of each loaded program while BPF statistics were on.
 pub(crate) fn records<'h>(
     run: u32,
@@ -73,16 +76,44 @@ fn field(fdinfo: &str, key: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-/// Memory of this process's eBPF maps, in bytes.
-pub(crate) fn map_memory_bytes() -> u64 {
+/// Memory of this process's eBPF maps.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct MapMemory {
+    /// Bytes that they take now.
+    pub(crate) now: u64,
+    /// Bytes that they take once those that grow with what turns up are full.
+    pub(crate) at_most: u64,
+}
+
+/// What this process's maps take, and what they can come to.
+pub(crate) fn map_memory() -> MapMemory {
+    let mut sum = MapMemory::default();
     let Ok(entries) = fs::read_dir("/proc/self/fdinfo") else {
-        return 0;
+        return sum;
     };
+    let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u64);
     let texts = entries
         .flatten()
         .filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    let maps = texts.filter(|text| field(text, "map_id").is_some());
-    maps.filter_map(|text| field(&text, "memlock")).sum()
+    for map in texts.filter_map(|text| of_map(&text, cpus)) {
+        sum.now += map.now;
+        sum.at_most += map.at_most;
+    }
+    sum
+}
+
+/// What one map's fdinfo says; `None` if it is of no map. The kernel counts of a map that is not
+/// allocated in advance only what is there, and all maps of ours that are not are per CPU.
+fn of_map(fdinfo: &str, cpus: u64) -> Option<MapMemory> {
+    field(fdinfo, "map_id")?;
+    let now = field(fdinfo, "memlock")?;
+    let flags = fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("map_flags:\t0x"))?;
+    let grows = u32::from_str_radix(flags.trim(), 16).ok()? & NO_PREALLOC != 0;
+    let full = field(fdinfo, "max_entries")? * field(fdinfo, "value_size")? * cpus;
+    let at_most = if grows { now.max(full) } else { now };
+    Some(MapMemory { now, at_most })
 }
 
 #[cfg(test)]
@@ -96,5 +127,19 @@ mod tests {
         assert_eq!(field(text, "run_cnt"), Some(4));
         assert_eq!(field(text, "run"), None);
         assert_eq!(field(text, "recursion_misses"), None);
+    }
+
+    #[test]
+    fn a_map_that_grows_is_told_from_one_that_does_not() {
+        let map = |flags| {
+            format!(
+                "map_type:\t5\nvalue_size:\t4000\nmax_entries:\t10\nmap_flags:\t{flags}\nmemlock:\t900\nmap_id:\t1\n"
+            )
+        };
+        let (now, full) = (900, 10 * 4000 * 4);
+        let memory = |at_most| Some(MapMemory { now, at_most });
+        assert_eq!(of_map(&map("0x1"), 4), memory(full));
+        assert_eq!(of_map(&map("0x80"), 4), memory(now));
+        assert_eq!(of_map("prog_id:\t7\nmemlock:\t4096\n", 4), None);
     }
 }

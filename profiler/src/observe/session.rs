@@ -193,8 +193,9 @@ impl<'a> Session<'a> {
             Rung::Exact => "every callback timed".to_owned(),
             Rung::Sampled => format!("cost sampled at {} Hz per CPU", self.rates.shown()),
         };
-        let mib = own_cost::map_memory_bytes() as f64 / f64::from(1 << 20);
-        format!("{how}, {mib:.1} MiB of eBPF maps")
+        let memory = own_cost::map_memory();
+        let [now, at_most] = [memory.now, memory.at_most].map(|b| b as f64 / f64::from(1 << 20));
+        format!("{how}, {now:.1} MiB of eBPF maps, at most {at_most:.1}")
     }
 
     /// Passes the kernel side's log lines on until the handle is aborted, if
