@@ -179,8 +179,11 @@ impl<'a> Session<'a> {
             Ceiling::new(most, cpus, spent)
         });
         self.probes = Some(probes);
+        // What was counted while programs were attached one by one is not of the recording:
+        // some ends had no beginning yet.
+        let counts = self.counters.read()?;
         self.start = Start::now();
-        self.settled.1 = self.start.at;
+        self.settled = (counts, self.start.at);
         self.begin_turn();
         let admin = self.rung == Rung::Sampled && privileges::sampling_needs_admin();
         privileges::give_up(keep, admin)?;
