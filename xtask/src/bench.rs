@@ -75,7 +75,7 @@ pub(crate) fn quick(workloads: &[&str], rounds: Option<u32>, output: &Path) -> R
 }
 
 fn command(subcommand: &str) -> Result<Command> {
-    let mut command = Command::new(process::build("bench", "rmapscope-bench")?);
+    let mut command = Command::new(process::build("rmapscope-bench")?);
     command
         .arg(subcommand)
         .env(::report::host::REVISION_VARIABLE, process::git_revision());

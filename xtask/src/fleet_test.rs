@@ -58,7 +58,7 @@ pub(crate) fn run(_: &Options) -> Outcome {
         let mut check = Command::new(tools.join("promtool"));
         process::run(check.args(["check", what]).arg(fleet.join(file)))?;
     }
-    let rmapscope = process::build("profiler", "rmapscope")?;
+    let rmapscope = process::build("rmapscope")?;
     let wanted = Wanted {
         pages: 2048,
         aliases: 2,
@@ -66,7 +66,7 @@ pub(crate) fn run(_: &Options) -> Outcome {
         driver: "reclaim",
         held: false,
     };
-    let guest = TestGuest::start(&process::build("guest", "guest")?, &wanted)?;
+    let guest = TestGuest::start(&process::build("guest")?, &wanted)?;
     let exporter = Exporter::start(&rmapscope, guest.pid())?;
     check_exposition(&tools.join("promtool"), &exporter.address)?;
     let folder = tempfile::Builder::new()

@@ -130,14 +130,25 @@ pub(crate) fn workspace() -> &'static Path {
         .unwrap_or(Path::new("."))
 }
 
-/// Builds a binary of the workspace with optimisation and returns its path.
-pub(crate) fn build(package: &str, binary: &str) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--release", "--package", package, "--bin", binary]);
-    let mut built = executables(&mut command)?;
+/// Builds the workspace's programs with optimisation and returns the path of one.
+///
+/// All of them in one go, always: cargo gives shared dependencies the features of the
+/// packages it is asked for, and builds them anew when these are others.
+pub(crate) fn build(program: &str) -> Result<PathBuf> {
+    let mut built = executables(&mut programs())?;
     built
-        .remove(binary)
-        .with_context(|| format!("cargo built no binary {binary}"))
+        .remove(program)
+        .with_context(|| format!("cargo built no program {program}"))
+}
+
+/// The command that builds the workspace's programs with optimisation.
+pub(crate) fn programs() -> Command {
+    let mut command = cargo();
+    command.args(["build", "--release", "--bins"]);
+    for package in ["bench", "profiler", "guest"] {
+        command.args(["--package", package]);
+    }
+    command
 }
 
 /// Runs a cargo command that builds, and returns every executable it made by

@@ -132,7 +132,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(options: &'a Options) -> Result<Self> {
-        let profiler = process::build("profiler", "rmapscope")?;
+        let profiler = process::build("rmapscope")?;
         let folder = tempfile::Builder::new().prefix("rmapscope-").tempdir()?;
         Ok(Self {
             options,
@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
         {
             return Ok(vec![(self.record_one(0, self.options.pid)?, None)]);
         }
-        let program = process::build("guest", "guest")?;
+        let program = process::build("guest")?;
         let plans = self.guests();
         let mut runs = Vec::new();
         for (index, wanted) in plans.iter().enumerate() {

@@ -18,7 +18,7 @@ pub(crate) struct Options {
 
 /// Builds the benchmark and runs its stress with the arguments given.
 pub(crate) fn run(options: &Options) -> Outcome {
-    let mut command = Command::new(process::build("bench", "rmapscope-bench")?);
+    let mut command = Command::new(process::build("rmapscope-bench")?);
     command.arg("stress").args(&options.arguments);
     let status = process::status(&mut command)?;
     let code = status

@@ -131,19 +131,7 @@ fn steps(ci: bool, named: bool, log: &Path, require_live: bool) -> Result<Vec<St
         add("docs", doc);
     }
     // The live tests start these and must not build them half way.
-    add(
-        "build",
-        cargo(&[
-            "build",
-            "--release",
-            "--package",
-            "bench",
-            "--package",
-            "profiler",
-            "--package",
-            "guest",
-        ]),
-    );
+    add("build", process::programs());
     let mut tests = cargo(&["test", "--no-fail-fast"]);
     tests.env(LIVE_LOG, log);
     if require_live {

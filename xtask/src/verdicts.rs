@@ -184,7 +184,7 @@ fn outcome(line: &str) -> Option<(String, bool)> {
 }
 
 fn stress(checks: &mut Checks) -> Result<()> {
-    let mut command = Command::new(process::build("bench", "rmapscope-bench")?);
+    let mut command = Command::new(process::build("rmapscope-bench")?);
     command
         .args(["stress", "--scheme", STRESSED, "--ops", STRESS_OPS])
         .stdout(Stdio::null());

@@ -72,8 +72,8 @@ pub(super) struct Measured {
 
 /// Starts the guest and measures everything.
 pub(super) fn measure(vm: &Vm, rounds: u32) -> Result<Measured> {
-    let profiler = process::build("profiler", "rmapscope")?;
-    let program = process::build("guest", "guest")?;
+    let profiler = process::build("rmapscope")?;
+    let program = process::build("guest")?;
     let wanted = Wanted {
         pages: vm.pages,
         aliases: 1,

@@ -47,8 +47,8 @@ pub(super) struct Rounds {
 impl Rounds {
     /// Builds what is needed and starts the guest.
     pub(super) fn prepare(options: &Options) -> Result<Self> {
-        let profiler = process::build("profiler", "rmapscope")?;
-        let program = process::build("guest", "guest")?;
+        let profiler = process::build("rmapscope")?;
+        let program = process::build("guest")?;
         let wanted = Wanted {
             pages: options.guest_pages,
             aliases: options.guest_aliases,
