@@ -69,6 +69,12 @@ const GROUPS: [Group; 7] = [
         tests: &[
             "census::chain_lengths_are_the_aliases_asked_for_and_sum_up_to_what_kvm_counts",
             "cleanup::no_program_or_map_outlives_a_recording_however_it_ends",
+            "interference::every_fault_of_a_vcpu_is_timed_and_filed_by_whether_aging_ran",
+            "interference::faults_of_a_guest_that_nobody_ages_are_filed_as_such",
+            "interference::waits_for_mmu_lock_are_seen_and_what_is_not_seen_says_why",
+            "matrix::a_cpu_that_goes_and_comes_back_does_not_disturb_a_recording",
+            "matrix::a_recording_waits_for_kvm_to_be_loaded",
+            "matrix::kvm_stays_while_it_is_observed_or_the_recording_ends_and_is_kept",
             "mmu_lock::waiting_for_mmu_lock_is_told_from_walking",
             "peers::bccs_funclatency_counts_what_we_count",
             "record::khugepaged_is_told_from_reclaim_and_finds_chains_as_long_as_asked_for",
