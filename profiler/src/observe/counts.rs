@@ -85,6 +85,16 @@ impl Counts {
         }
     }
 
+    /// Forgets the ends without a beginning and the beginnings without an end that were
+    /// counted after `whole`: the programs of a pair are detached one after the other.
+    pub(crate) fn forget_broken_pairs(&mut self, whole: &Totals) {
+        self.totals.exits_unmatched = whole.exits_unmatched;
+        self.totals.starts_replaced = whole.starts_replaced;
+        self.totals.faults_unmatched = whole.faults_unmatched;
+        self.totals.faults_replaced = whole.faults_replaced;
+        self.totals.waits_unmatched = whole.waits_unmatched;
+    }
+
     /// Forgets what belongs to none of these VMs.
     pub(crate) fn retain_vms(&mut self, keep: impl Fn(u16) -> bool) {
         self.cells.retain(|key, _| keep(key.vm));

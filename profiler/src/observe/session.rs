@@ -68,6 +68,8 @@ pub(crate) struct Session<'a> {
     settled: (Counts, Instant),
     /// All that was counted, VMs that are gone included.
     pub(super) totals: Totals,
+    /// What had been counted when the first program was detached.
+    whole: Option<Totals>,
     pub(super) ebpf: Ebpf,
     pub(super) finder: Finder,
     /// VMs that are not recorded but have addresses.
@@ -148,6 +150,7 @@ impl<'a> Session<'a> {
             ceiling: None,
             settled: (Counts::default(), Instant::now()),
             totals: Totals::default(),
+            whole: None,
             finder,
             foreign: Vec::new(),
             vm_numbers: object::take(&mut ebpf, "VM_NUMBERS")?,
@@ -211,11 +214,13 @@ impl<'a> Session<'a> {
     }
 
     /// Detaches the programs and takes the events that are left.
-    pub(crate) fn detach(&mut self) {
+    pub(crate) fn detach(&mut self) -> Result<()> {
         if let Some(probes) = &mut self.probes {
+            self.whole = Some(self.counters.read()?.totals);
             probes.detach();
         }
         self.drain();
+        Ok(())
     }
 
     /// Waits until there are raw events, and takes them. Waits for ever once
@@ -231,7 +236,10 @@ impl<'a> Session<'a> {
 
     /// What was counted since this was last called, or since the start.
     pub(crate) fn settle(&mut self) -> Result<Stretch> {
-        let (counts, now) = (self.counters.read()?, Instant::now());
+        let (mut counts, now) = (self.counters.read()?, Instant::now());
+        if let Some(whole) = &self.whole {
+            counts.forget_broken_pairs(whole);
+        }
         let stretch = Stretch {
             rate_hz: self.rates.now_hz(),
             lasted: now.duration_since(self.settled.1),

@@ -80,7 +80,7 @@ impl<'a> Recorder<'a> {
     pub(super) async fn run(&mut self, signals: &mut Signals) -> Result<Ended> {
         let logging = self.session.forward_log()?;
         let ended = self.wait(signals).await;
-        self.session.detach();
+        self.session.detach()?;
         if let Some(logging) = logging {
             logging.abort();
         }
