@@ -36,7 +36,10 @@ const ROUNDS: u32 = 12;
 const STRESSED: &str = "bitlock-seed";
 const STRESS_OPS: &str = "2e7";
 /// The profiles that are taken where none is named.
-const REFERENCE_PROFILES: [&str; 1] = ["results/reference/profile.jsonl"];
+const REFERENCE_PROFILES: [&str; 2] = [
+    "results/reference/profile.jsonl",
+    "results/reference/nested.jsonl",
+];
 
 /// Tests every claim of the 2024 thread and of the merge that followed, and prints
 /// one row per claim: what was said, how it is tested, the figures, the verdict.
@@ -48,7 +51,7 @@ pub(crate) struct Options {
     /// Judge by this benchmark instead of a new one
     #[arg(long, value_name = "FILE")]
     bench: Option<PathBuf>,
-    /// Judge by these profiles [default: results/reference/profile.jsonl]
+    /// Judge by these profiles [default: those in results/reference]
     #[arg(long, value_delimiter = ',', value_name = "FILE,…")]
     profile: Vec<PathBuf>,
     /// Do not run models and stress; the claims that need them stay open
