@@ -50,6 +50,8 @@ struct Figure {
 /// All that figures are drawn from.
 struct Sources<'a> {
     files: &'a [ResultFile],
+    /// The profile that has costs at the most chain lengths.
+    profile: Option<&'a ResultFile>,
     /// The bench result that says most about the profile.
     bench: Option<&'a ResultFile>,
     comparison: Option<Comparison>,
@@ -61,11 +63,11 @@ impl<'a> Sources<'a> {
     fn new(files: &'a [ResultFile]) -> Self {
         let of = |kind| files.iter().filter(move |f| f.context.kind == kind);
         let benches = || of(ResultKind::Bench);
-        let profile = of(ResultKind::Profile).next();
+        // Of equals the first: a reader names the main result before its companions.
+        let profile = of(ResultKind::Profile).rev().max_by_key(|p| supported(p));
         let compared = |bench| Some((bench, compare::compare(bench, profile?, None)));
         let rows =
             |of: &(&ResultFile, Result<Comparison, _>)| of.1.as_ref().map_or(0, |c| c.rows.len());
-        // Of equals the first: a reader names the main result before its companions.
         let best = benches().rev().filter_map(compared).max_by_key(rows);
         let (bench, comparison, no_comparison) = match best {
             Some((bench, Ok(comparison))) => (Some(bench), Some(comparison), String::new()),
@@ -77,6 +79,7 @@ impl<'a> Sources<'a> {
         };
         Self {
             files,
+            profile,
             bench,
             comparison,
             no_comparison,
@@ -86,6 +89,15 @@ impl<'a> Sources<'a> {
     fn of_kind(&self, kind: ResultKind) -> impl Iterator<Item = &'a ResultFile> {
         self.files.iter().filter(move |f| f.context.kind == kind)
     }
+}
+
+/// Chain lengths and kinds of callbacks that a profile has enough of to say what they cost.
+fn supported(profile: &ResultFile) -> usize {
+    let costs = compare::real_costs(profile);
+    costs
+        .iter()
+        .filter(|(.., cost)| cost.is_supported())
+        .count()
 }
 
 /// Draws the page of these results.

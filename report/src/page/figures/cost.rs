@@ -6,9 +6,8 @@ use super::super::{
     marks::Shape,
 };
 use crate::{
-    ResultFile,
     compare::{self, Band, Curve, RealCost, YoungShares},
-    schema::{Cache, CallbackKind, ResultKind},
+    schema::{Cache, CallbackKind},
     table::{count, figure as digits, with_interval},
 };
 
@@ -20,14 +19,10 @@ const CAPTION: &str = "One callback over one gfn. Lines: synthetic, median of th
 /// One chart per callback kind and cache state.
 pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
     let bench = sources.bench;
-    let profiles: Vec<&ResultFile> = sources.of_kind(ResultKind::Profile).collect();
-    let real = profiles
-        .first()
-        .map(|p| compare::real_costs(p))
-        .unwrap_or_default();
-    let young = profiles
-        .first()
-        .map_or_else(|| YoungShares::all(1.0), |p| YoungShares::of_guest(p));
+    let real = sources.profile.map(compare::real_costs).unwrap_or_default();
+    let young = sources
+        .profile
+        .map_or_else(|| YoungShares::all(1.0), YoungShares::of_guest);
     let mut kinds: Vec<CallbackKind> = real.iter().map(|(kind, ..)| *kind).collect();
     kinds.dedup();
     if kinds.is_empty() {
