@@ -235,6 +235,7 @@ mod tests {
         assert!(Mapping::anonymous(u64::MAX).is_err());
         assert!(Mapping::anonymous(1 << 60).is_err());
     }
+
     #[test]
     fn huge_pages_are_kept_out_of_both_kinds_of_memory() {
         if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {

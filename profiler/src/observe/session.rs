@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
     /// Detaches the programs and takes the events that are left.
     pub(crate) fn detach(&mut self) -> Result<()> {
         if let Some(probes) = &mut self.probes {
-            self.whole = Some(self.counters.read()?.totals);
+            self.whole = Some(self.counters.totals()?);
             probes.detach();
         }
         self.drain();
