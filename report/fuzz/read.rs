@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run read` in this folder's parent: whatever a file
+//! `cargo fuzz run --sanitizer none read` in this folder's parent: whatever a file
 //! holds, reading it gives a result or one sentence.
 #![no_main]
 

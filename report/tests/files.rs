@@ -6,7 +6,10 @@ use std::{fs, path::Path};
 
 use report::{
     Observed, ReadError, ResultFile, ResultWriter, WriteError, host,
-    schema::{Cache, CallbackKind, CensusRecord, Disturbance, Op, Outcome, Record, ResultKind},
+    schema::{
+        Cache, CallbackKind, CensusRecord, Disturbance, Op, Outcome, Record, ResultKind,
+        field_tables,
+    },
 };
 
 fn sample(folder: &Path) -> String {
@@ -198,7 +201,26 @@ fn records_of_a_later_minor_version_are_passed_over() {
     assert_eq!(read(&later).unwrap().records.len(), 1);
     let damaged = text.replacen("\"record\":\"callbacks\"", "\"record\":\"telepathy\"", 1);
     let error = read(&damaged).unwrap_err().to_string();
-    assert!(error.starts_with("r.jsonl:3:"), "{error}");
+    assert!(
+        error.starts_with("r.jsonl:3: unknown kind of record \"telepathy\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_record_of_the_schema_is_known_to_the_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let context = text.lines().next().unwrap();
+    let tables = field_tables();
+    let named = |title: &str| Some(title.strip_prefix("record ")?.split_once(':')?.0.to_owned());
+    let names: Vec<String> = tables.iter().filter_map(|t| named(t.title())).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let error = read(&format!("{context}\n{{\"record\":\"{name}\"}}\n"));
+        let error = error.unwrap_err().to_string();
+        assert!(!error.contains("unknown kind of record"), "{error}");
+    }
 }
 
 #[test]

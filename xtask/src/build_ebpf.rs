@@ -14,7 +14,6 @@ mod manifest;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -24,9 +23,12 @@ use self::{
     core_source::CoreSource,
     manifest::{Manifest, Tools},
 };
-use crate::process;
+use crate::{process, tools::Tool};
 
-const LINKER_VERSION: &str = "0.10.4";
+const LINKER: Tool = Tool {
+    name: "bpf-linker",
+    version: "0.10.4",
+};
 const TARGET: &str = "bpfel-unknown-none";
 const OBJECT: &str = "profiler/ebpf/rmapscope.bpf.o";
 const MANIFEST: &str = "profiler/ebpf/rmapscope.bpf.json";
@@ -148,11 +150,11 @@ fn global_symbols(object: &[u8]) -> Result<Vec<String>> {
 
 /// Builds the stripped object with tools it sets up.
 fn build() -> Result<(Vec<u8>, Tools)> {
-    let linker = linker()?;
+    let linker = LINKER.installed()?;
     let core = CoreSource::find()?;
     let tools = Tools {
         rustc: core_source::rustc_version()?,
-        bpf_linker: LINKER_VERSION.to_owned(),
+        bpf_linker: LINKER.version.to_owned(),
         core_sha256: core.sha256()?,
     };
     let target = process::workspace().join("target/ebpf");
@@ -235,26 +237,4 @@ fn strip(object: &[u8]) -> Result<Vec<u8>> {
     elf.write(&mut stripped)
         .context("cannot write the stripped object")?;
     Ok(stripped)
-}
-
-/// bpf-linker at the pinned version, installed under `target/` if it is not there.
-fn linker() -> Result<PathBuf> {
-    let root = process::workspace().join("target/tools");
-    let linker = root.join("bin/bpf-linker");
-    let version = Command::new(&linker).arg("--version").output();
-    if version.is_ok_and(|out| {
-        String::from_utf8_lossy(&out.stdout)
-            .trim()
-            .ends_with(LINKER_VERSION)
-    }) {
-        return Ok(linker);
-    }
-    eprintln!("installing bpf-linker {LINKER_VERSION} under target/tools (1 to 2 minutes)");
-    let mut command = process::cargo();
-    command
-        .args(["install", "--locked", "--force", "--root"])
-        .arg(&root);
-    command.arg(format!("bpf-linker@{LINKER_VERSION}"));
-    process::run(&mut command)?;
-    Ok(linker)
 }

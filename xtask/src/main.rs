@@ -19,6 +19,7 @@ mod report;
 mod results;
 mod stress;
 mod test;
+mod tools;
 mod verdicts;
 mod vm_test;
 

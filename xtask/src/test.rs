@@ -13,7 +13,7 @@ use std::{
 use ::report::table::{Column, Format, Table};
 use anyhow::{Context as _, Result};
 
-use crate::{Outcome, process};
+use crate::{Outcome, process, tools::Tool};
 
 /// Tells a live test where to note that it ran or was skipped, and why.
 const LIVE_LOG: &str = "RMAPSCOPE_LIVE_LOG";
@@ -48,6 +48,9 @@ enum Check {
     Succeeds(Command),
     /// The command fails and says why: a negative control of the tool it runs.
     Reports(Command, &'static str),
+    /// What [`Succeeds`](Self::Succeeds) needs is installed first; where that cannot be
+    /// had, the check cannot be made.
+    Prepared(Tool, fn(PathBuf) -> Result<Command>),
     /// It cannot be made on this host.
     Skipped(String),
 }
@@ -255,6 +258,13 @@ fn carry_out(step: Step) -> Ended {
         Check::Reports(mut command, what) => {
             println!("\n=== {name}: {}", process::shown(&command));
             reports(&mut command, what)
+        }
+        Check::Prepared(tool, command) => {
+            let check = match tool.installed().and_then(command) {
+                Ok(command) => Check::Succeeds(command),
+                Err(reason) => Check::Skipped(format!("{reason:#}")),
+            };
+            return carry_out(Step { name, check });
         }
         Check::Skipped(reason) => {
             println!("\n=== {name}: SKIPPED: {reason}");
