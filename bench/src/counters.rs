@@ -232,6 +232,15 @@ impl CounterSet {
         }
     }
 
+    /// Counts what this does, and nothing from before.
+    pub fn around<T>(&mut self, counted: impl FnOnce() -> T) -> T {
+        self.clear();
+        self.start();
+        let result = counted();
+        self.stop();
+        result
+    }
+
     /// What was counted in all stretches since [`clear`](Self::clear), less
     /// what starting and stopping added, divided by `operations`.
     #[must_use]

@@ -183,13 +183,7 @@ impl AgersCell {
             let mut sweep = self.ranges.sweep(index, agers);
             Box::new(move |seat| {
                 let mut counters = CounterSet::open();
-                counters.clear();
-                let timed = || {
-                    counters.start();
-                    let done = age_for(mmu, clock, &mut sweep, time);
-                    counters.stop();
-                    done
-                };
+                let timed = || counters.around(|| age_for(mmu, clock, &mut sweep, time));
                 let (done, disturbance) = seat.measure(timed).context("another thread failed")?;
                 Ok(Part {
                     per_us: done.callbacks as f64 * 1000.0 / done.ns,

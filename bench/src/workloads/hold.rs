@@ -236,14 +236,16 @@ impl Measure for HoldCell {
         Ok(())
     }
 
-    fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
+    fn measure(&mut self, tools: &mut Tools) -> Result<Measured> {
         let vm = self
             .vm
             .take()
             .context("the pages were not mapped before they were held")?;
         let mmu = vm.mmu();
         let quarter = self.slice / 4;
-        let calls = self.holder(mmu).calls_for(quarter)?;
+        let mut holder = self.holder(mmu);
+        let calls = tools.counters.around(|| holder.calls_for(quarter))?;
+        let counters = tools.counters.per_operation(calls.count());
         let alone = self.caller(mmu).calls_for(quarter)?;
         let (met, threads) = self.together(mmu, self.slice / 2)?;
         self.vm = Some(vm);
@@ -252,7 +254,10 @@ impl Measure for HoldCell {
         let reading = |metric, value| Reading::new(self.call, metric, value);
         Ok(Measured {
             readings: vec![
-                reading("call_p50_ns", value(&calls, 0.5)),
+                Reading {
+                    counters,
+                    ..reading("call_p50_ns", value(&calls, 0.5))
+                },
                 reading("call_p999_ns", value(&calls, 0.999)),
                 reading("kept_out_p99_ns", value(&kept_out, 0.99)),
                 Reading {
@@ -285,6 +290,7 @@ mod tests {
             cell.measure.prepare().unwrap();
             let measured = cell.measure.measure(&mut tools).unwrap();
             assert_eq!(measured.readings.len(), 4);
+            assert!(!measured.readings[0].counters.is_empty());
             assert_eq!(measured.threads.len(), 2);
             let in_order = |low: usize, high: usize| {
                 measured.readings[low].value <= measured.readings[high].value

@@ -16,6 +16,7 @@ use report::schema::{Op, Params};
 use rmap::{Access, Mmu, Vcpu};
 
 use crate::clock::Clock;
+use crate::counters::{self, CounterSet};
 use crate::disturb::ThreadDisturbance;
 use crate::plan::{Plan, Scale};
 use crate::team::{self, Member, Seat};
@@ -93,8 +94,17 @@ struct PassCell {
 
 /// What one thread did.
 enum Part {
-    Ager { gfns: u64, ns: f64 },
-    Vcpu { ns: f64 },
+    Ager {
+        gfns: u64,
+        ns: f64,
+        /// Per gfn.
+        counters: Vec<counters::Reading>,
+    },
+    Vcpu {
+        ns: f64,
+        /// Per SPTE faulted in.
+        counters: Vec<counters::Reading>,
+    },
 }
 
 impl PassCell {
@@ -206,22 +216,27 @@ impl Measure for PassCell {
         let mut members: Vec<Member<'_, Outcome>> = Vec::new();
         for _ in 0..self.agers {
             members.push(Box::new(move |seat: &Seat<'_>| {
-                let timed = || age(mmu, clock, gfns, running);
+                let mut counters = CounterSet::open();
+                let timed = || counters.around(|| age(mmu, clock, gfns, running));
                 let ((gfns, ns), disturbance) =
                     seat.measure(timed).context("another thread failed")?;
-                Ok((Part::Ager { gfns, ns }, disturbance))
+                let counters = counters.per_operation(gfns);
+                Ok((Part::Ager { gfns, ns, counters }, disturbance))
             }));
         }
         for index in 0..self.vcpus {
             let (pages, done) = (Pages::share(gfns, index, self.vcpus), Done(running));
+            let faults = pages.count * u64::from(chain_len);
             members.push(Box::new(move |seat: &Seat<'_>| {
+                let mut counters = CounterSet::open();
                 let timed = || {
-                    let ns = populate(mmu, clock, pages, chain_len);
+                    let ns = counters.around(|| populate(mmu, clock, pages, chain_len));
                     drop(done);
                     ns
                 };
                 let (ns, disturbance) = seat.measure(timed).context("another thread failed")?;
-                Ok((Part::Vcpu { ns: ns? }, disturbance))
+                let counters = counters.per_operation(faults);
+                Ok((Part::Vcpu { ns: ns?, counters }, disturbance))
             }));
         }
         let parts: Result<Vec<_>> = team::run(&self.cpus, members)?.into_iter().collect();
@@ -229,23 +244,36 @@ impl Measure for PassCell {
     }
 }
 
+/// The figures of a round; counters of the vCPUs are those of the slowest.
 fn gather(parts: Vec<(Part, ThreadDisturbance)>, gfns: u64) -> Measured {
     const NS_PER_S: f64 = 1e9;
     let (mut readings, mut threads) = (Vec::new(), Vec::new());
-    let mut slowest_ns: f64 = 0.0;
+    let (mut slowest_ns, mut slowest_counters) = (0.0, Vec::new());
     for (part, disturbance) in parts {
         threads.push(disturbance);
         match part {
-            Part::Vcpu { ns } => slowest_ns = slowest_ns.max(ns),
-            Part::Ager { gfns: aged, ns } if aged > 0 => {
+            Part::Vcpu { ns, counters } if ns > slowest_ns => {
+                (slowest_ns, slowest_counters) = (ns, counters);
+            }
+            Part::Ager {
+                gfns: aged,
+                ns,
+                counters,
+            } if aged > 0 => {
                 let passes = aged as f64 / gfns as f64;
-                readings.push(Reading::new(Op::Age, "s_per_pass", ns / passes / NS_PER_S));
+                readings.push(Reading {
+                    counters,
+                    ..Reading::new(Op::Age, "s_per_pass", ns / passes / NS_PER_S)
+                });
                 readings.push(Reading::new(Op::Age, "passes", passes));
             }
-            Part::Ager { .. } => {}
+            Part::Vcpu { .. } | Part::Ager { .. } => {}
         }
     }
-    readings.push(Reading::new(Op::Fault, "vcpu_s", slowest_ns / NS_PER_S));
+    readings.push(Reading {
+        counters: slowest_counters,
+        ..Reading::new(Op::Fault, "vcpu_s", slowest_ns / NS_PER_S)
+    });
     Measured { readings, threads }
 }
 
@@ -273,6 +301,8 @@ mod tests {
             let cpus = cell.params.cpus.as_ref().unwrap().len();
             assert_eq!(measured.threads.len(), cpus);
             assert!(measured.readings.iter().all(|r| r.value > 0.0));
+            let counted = |r: &Reading| r.metric == "passes" || !r.counters.is_empty();
+            assert!(measured.readings.iter().all(counted), "{}", cell.scheme);
         }
     }
 
@@ -283,11 +313,17 @@ mod tests {
             migrations: report::Observed::Value(0),
             wait_share: report::Observed::Value(0.0),
         };
-        let ager = Part::Ager { gfns: 250, ns: 5e9 };
+        let counted = |count| vec![("page-faults", report::Observed::Value(count))];
+        let (gfns, ns, counters) = (250, 5e9, counted(1.0));
+        let ager = Part::Ager { gfns, ns, counters };
+        let vcpu = |ns, count| Part::Vcpu {
+            ns,
+            counters: counted(count),
+        };
         let parts = vec![
             (ager, disturbance()),
-            (Part::Vcpu { ns: 2e9 }, disturbance()),
-            (Part::Vcpu { ns: 3e9 }, disturbance()),
+            (vcpu(3e9, 7.0), disturbance()),
+            (vcpu(2e9, 8.0), disturbance()),
         ];
         let measured = gather(parts, 100);
         let values: Vec<_> = measured
@@ -299,5 +335,7 @@ mod tests {
             values,
             [("s_per_pass", 2.0), ("passes", 2.5), ("vcpu_s", 3.0)]
         );
+        let counters = |at: usize| measured.readings[at].counters.clone();
+        assert_eq!((counters(0), counters(2)), (counted(1.0), counted(7.0)));
     }
 }

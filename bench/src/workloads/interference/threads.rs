@@ -132,13 +132,7 @@ impl Stage<'_> {
     /// Ages the pages over and over.
     pub(super) fn ager(&self, seat: &Seat<'_>, pages: Pages) -> Result<Part> {
         let mut counters = CounterSet::open();
-        counters.clear();
-        let timed = || {
-            counters.start();
-            let figures = self.age_until_end(pages);
-            counters.stop();
-            figures
-        };
+        let timed = || counters.around(|| self.age_until_end(pages));
         let ((gfns, ns), disturbance) = seat.measure(timed).context("another thread failed")?;
         let counters = counters.per_operation(gfns);
         Ok(Part {
@@ -207,7 +201,6 @@ impl Stage<'_> {
         on_duty: OnDuty<'_>,
     ) -> Result<Part> {
         let mut counters = CounterSet::open();
-        counters.clear();
         let mut vcpu = Vcpu::new();
         let mut driver = Driver {
             clock: self.clock,
@@ -220,13 +213,13 @@ impl Stage<'_> {
             zap: Ops::new(),
         };
         let timed = || {
-            counters.start();
-            let outcome = driver.drive(|call, mapping| match call {
-                Call::Zap => self.mmu.zap(&mut vcpu, mapping).map(drop),
-                Call::Fault => self.mmu.fault(&mut vcpu, mapping, Access::Write).map(drop),
+            let outcome = counters.around(|| {
+                driver.drive(|call, mapping| match call {
+                    Call::Zap => self.mmu.zap(&mut vcpu, mapping).map(drop),
+                    Call::Fault => self.mmu.fault(&mut vcpu, mapping, Access::Write).map(drop),
+                })
             });
             drop(on_duty);
-            counters.stop();
             outcome
         };
         let (outcome, disturbance) = seat.measure(timed).context("another thread failed")?;
