@@ -1,8 +1,11 @@
 //! Struct members from BTF, including the split BTF of a KVM module.
 
-use std::{fs, path::Path};
+use std::{
+    cell::RefCell, collections::HashMap, fs, io::Write as _, os::fd::AsRawFd as _, path::Path,
+};
 
-use btf_rs::{Btf, Type};
+use btf_rs::{Backend, Btf, Type};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use profiler_common::{
     census::DESCRIPTOR_ENTRIES,
     members::{MEMBERS, Member, TDP_MEMBERS},
@@ -76,6 +79,8 @@ impl Layout {
 struct Types {
     btf: Btf,
     kvm_built_in: bool,
+    /// Types looked for so far, by name.
+    found: RefCell<HashMap<String, Vec<Type>>>,
 }
 
 fn understood(path: &'static str, result: btf_rs::Result<Btf>) -> Result<Btf, KernelError> {
@@ -85,25 +90,55 @@ fn understood(path: &'static str, result: btf_rs::Result<Btf>) -> Result<Btf, Ke
     })
 }
 
+/// vmlinux's BTF, read on demand: of its hundred thousand types some twenty are asked for.
+///
+/// btf-rs does so with BTF that it can map, which sysfs offers from Linux 6.16 on; memory
+/// of our own can be mapped everywhere.
+fn mapped(bytes: &[u8]) -> Result<Btf, KernelError> {
+    let copied = || -> std::io::Result<fs::File> {
+        let mut file = fs::File::from(memfd_create(c"vmlinux-btf", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(bytes)?;
+        Ok(file)
+    };
+    let file = copied().map_err(|source| KernelError::NoBtf {
+        path: VMLINUX,
+        source,
+    })?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    understood(VMLINUX, Btf::from_file_with_backend(path, Backend::Mmap))
+}
+
 impl Types {
+    fn new(btf: Btf, kvm_built_in: bool) -> Self {
+        Self {
+            btf,
+            kvm_built_in,
+            found: RefCell::default(),
+        }
+    }
+
+    /// All types of that name: a walk over all types the first time.
+    fn named(&self, name: &str) -> Vec<Type> {
+        let mut found = self.found.borrow_mut();
+        let types = found
+            .entry(name.to_owned())
+            .or_insert_with(|| self.btf.resolve_types_by_name(name).unwrap_or_default());
+        types.clone()
+    }
+
     fn read() -> Result<Self, KernelError> {
         let bytes = fs::read(VMLINUX).map_err(|source| KernelError::NoBtf {
             path: VMLINUX,
             source,
         })?;
-        let vmlinux = understood(VMLINUX, Btf::from_bytes(&bytes))?;
+        let vmlinux = mapped(&bytes)?;
         // Distributions whose KVM is a module describe struct kvm in vmlinux too, because code
         // that is built in refers to it. Only KVM itself has a kvm_gfn_range.
         if Path::new(KVM_MODULE).exists() {
-            return Ok(Self {
-                btf: understood(KVM_MODULE, Btf::from_split_file(KVM_MODULE, &vmlinux))?,
-                kvm_built_in: false,
-            });
+            let module = understood(KVM_MODULE, Btf::from_split_file(KVM_MODULE, &vmlinux))?;
+            return Ok(Self::new(module, false));
         }
-        let built_in = Self {
-            btf: vmlinux,
-            kvm_built_in: true,
-        };
+        let built_in = Self::new(vmlinux, true);
         if built_in.member("kvm_gfn_range", "slot").is_none() {
             return Err(KernelError::NoKvm);
         }
@@ -118,8 +153,7 @@ impl Types {
 
     /// As [`member`](Self::member), in bits.
     fn member_bits(&self, of: &str, path: &str) -> Option<(u32, Type)> {
-        let candidates = self.btf.resolve_types_by_name(of).ok()?;
-        candidates.into_iter().find_map(|candidate| {
+        self.named(of).into_iter().find_map(|candidate| {
             let (mut bits, mut at) = (0, candidate);
             for part in path.split('.') {
                 let (offset, found) = self.direct(&at, part)?;
@@ -234,8 +268,7 @@ impl Types {
     /// Bits of a function's return value: 8 for `bool`, 32 for `int`.
     fn return_mask(&self, function: &str) -> u64 {
         const INT: u64 = 0xffff_ffff;
-        let found = self.btf.resolve_types_by_name(function).unwrap_or_default();
-        let returned = found.into_iter().find_map(|found| {
+        let returned = self.named(function).into_iter().find_map(|found| {
             let Type::Func(function) = found else {
                 return None;
             };
@@ -285,10 +318,7 @@ mod tests {
         let mut bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend(types);
         bytes.extend(strings);
-        Types {
-            btf: Btf::from_bytes(&bytes).expect("BTF"),
-            kvm_built_in: true,
-        }
+        Types::new(mapped(&bytes).expect("BTF"), true)
     }
 
     const WANTED: [Member; 2] = [

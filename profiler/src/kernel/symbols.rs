@@ -1,7 +1,7 @@
 //! Kernel functions from kallsyms: their text ranges, and names for stacks.
 //! And one variable, where kallsyms lists variables.
 
-use std::fs;
+use std::{collections::HashMap, fs};
 
 use profiler_common::symbols::{MAX_RANGES, TextRange, tag};
 
@@ -64,16 +64,22 @@ const FUNCTIONS: &[(&str, u64)] = &[
 /// The variable with the start of the kernel's direct map of all memory.
 const DIRECT_MAP: &str = "page_offset_base";
 
+/// A function: its name is a part of [`Symbols::names`].
 #[derive(Debug)]
 struct Symbol {
     address: u64,
-    name: Box<str>,
+    name_at: u32,
+    name_len: u32,
 }
 
 /// The kernel's functions, by address.
+///
+/// There are a hundred thousand of them, and a recording waits for this: their names are
+/// one string, not one allocation each.
 #[derive(Debug)]
 pub(crate) struct Symbols {
     sorted: Vec<Symbol>,
+    names: String,
     direct_map_at: Option<u64>,
 }
 
@@ -85,21 +91,51 @@ impl Symbols {
     }
 
     fn parse(text: &str) -> Result<Self, KernelError> {
-        let mut sorted: Vec<Symbol> = text.lines().filter_map(parse_line).collect();
-        sorted.sort_by_key(|symbol| symbol.address);
-        if sorted.last().is_none_or(|symbol| symbol.address == 0) {
+        let mut symbols = Self {
+            sorted: Vec::new(),
+            names: String::new(),
+            direct_map_at: None,
+        };
+        for line in text.lines() {
+            symbols.take_line(line);
+        }
+        symbols.sorted.sort_by_key(|symbol| symbol.address);
+        if symbols
+            .sorted
+            .last()
+            .is_none_or(|symbol| symbol.address == 0)
+        {
             return Err(KernelError::HiddenAddresses);
         }
-        let direct_map_at = text.lines().find_map(|line| {
-            let (address, named) = line.split_once(' ')?;
-            let (_, name) = named.split_once(' ')?;
-            let address = u64::from_str_radix(address, 16).ok()?;
-            (name == DIRECT_MAP).then_some(address)
-        });
-        Ok(Self {
-            sorted,
-            direct_map_at,
-        })
+        Ok(symbols)
+    }
+
+    /// `address kind name [module]`: keeps functions, and the one variable.
+    fn take_line(&mut self, line: &str) -> Option<()> {
+        let mut words = line.split_ascii_whitespace();
+        let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+        let is_function = matches!(kind, "t" | "T" | "w" | "W");
+        if !is_function && name != DIRECT_MAP {
+            return None;
+        }
+        let address = u64::from_str_radix(address, 16).ok()?;
+        if name == DIRECT_MAP {
+            self.direct_map_at = Some(address);
+        }
+        if is_function {
+            self.sorted.push(Symbol {
+                address,
+                name_at: u32::try_from(self.names.len()).ok()?,
+                name_len: u32::try_from(name.len()).ok()?,
+            });
+            self.names.push_str(name);
+        }
+        Some(())
+    }
+
+    fn name(&self, symbol: &Symbol) -> &str {
+        let start = symbol.name_at as usize;
+        &self.names[start..start + symbol.name_len as usize]
     }
 
     /// The address of the variable with the start of the direct map, or why it is not known.
@@ -110,7 +146,7 @@ impl Symbols {
 
     /// The address of the one function called `name`.
     pub(crate) fn address(&self, name: &'static str) -> Result<u64, KernelError> {
-        let mut found = self.sorted.iter().filter(|symbol| &*symbol.name == name);
+        let mut found = self.sorted.iter().filter(|s| self.name(s) == name);
         match (found.next(), found.next()) {
             (Some(symbol), None) => Ok(symbol.address),
             _ => Err(KernelError::NoFunction(name)),
@@ -121,18 +157,18 @@ impl Symbols {
     pub(crate) fn has(&self, name: &str) -> bool {
         self.sorted
             .iter()
-            .any(|symbol| is_form_of(&symbol.name, name))
+            .any(|symbol| is_form_of(self.name(symbol), name))
     }
 
     /// The table of meaningful text ranges, sorted and without overlap. A
     /// kernel that lacks a function lacks what it stands for.
     pub(crate) fn text_ranges(&self) -> Vec<TextRange> {
+        let functions: HashMap<&str, u64> = FUNCTIONS.iter().copied().collect();
         let mut ranges = Vec::new();
         for (position, symbol) in self.sorted.iter().enumerate() {
-            let Some((_, tag)) = FUNCTIONS
-                .iter()
-                .find(|(name, _)| is_form_of(&symbol.name, name))
-            else {
+            let name = self.name(symbol);
+            let plain = name.split_once('.').map_or(name, |(plain, _)| plain);
+            let Some(tag) = functions.get(plain).filter(|_| is_form_of(name, plain)) else {
                 continue;
             };
             let next = self.sorted[position..]
@@ -158,22 +194,10 @@ impl Symbols {
             .checked_sub(1)
             .and_then(|before| self.sorted.get(before))
         {
-            Some(symbol) => symbol.name.to_string(),
+            Some(symbol) => self.name(symbol).to_owned(),
             None => format!("{address:#x}"),
         }
     }
-}
-
-/// `address kind name [module]`; text symbols only.
-fn parse_line(line: &str) -> Option<Symbol> {
-    let mut words = line.split_ascii_whitespace();
-    let address = u64::from_str_radix(words.next()?, 16).ok()?;
-    let kind = words.next()?;
-    if !matches!(kind, "t" | "T" | "w" | "W") {
-        return None;
-    }
-    let name = words.next()?.into();
-    Some(Symbol { address, name })
 }
 
 /// Whether `symbol` is `name` or a part or clone of it that the compiler made.
