@@ -25,7 +25,7 @@ const REQUIRE_LIVE: &str = "RMAPSCOPE_REQUIRE_LIVE";
 /// are skipped and named.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Formatting, clippy and docs, the kernel matrix (reclaim under shadow paging; all
+    /// Formatting, clippy and docs, the kernel matrix (a few tests of every mode; all
     /// of it with --only vm-test), ThreadSanitizer and Miri too; on a KVM host with root
     /// the live tests must run
     #[arg(long)]
@@ -170,17 +170,16 @@ fn steps(ci: bool, named: bool, log: &Path, require_live: bool) -> Result<Vec<St
     Ok(steps)
 }
 
-/// The live tests on stock kernels, where their packages can be had: all of them, in
-/// every mode, when the step is named. Beside the other steps that takes too long, so
-/// there are those of reclaim under shadow paging: every kernel boots, takes the programs
-/// of the exact rung, and counts what tracefs counts.
+/// The live tests on stock kernels, where their packages can be had: all of them when
+/// the step is named. Beside the other steps that takes too long, so there are the few
+/// of every mode that prove most.
 fn vm_test(named: bool) -> Result<Step> {
     let check = match crate::vm_test::possible() {
         Ok(()) => {
             let mut command = Command::new(std::env::current_exe()?);
             command.arg("vm-test");
             if !named {
-                command.args(["--modes", "npt0", "--tests", "reclaim"]);
+                command.arg("--quick");
             }
             Check::Succeeds(command)
         }

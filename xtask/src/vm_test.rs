@@ -33,7 +33,7 @@ use self::{
     judge::{Judged, judge},
     kernels::{Kernel, STOCK},
     modes::{MODES, Mode},
-    plan::Plan,
+    plan::{Plan, Selection},
     qemu::{Boot, Machine, Setup},
 };
 use crate::{Outcome, debian, dist, process, report::Style};
@@ -74,6 +74,9 @@ pub(crate) struct Options {
     /// Run only the tests whose name contains this
     #[arg(long, value_name = "NAME", default_value = "")]
     tests: String,
+    /// Run only the few tests of every configuration that prove most
+    #[arg(long, conflicts_with = "tests")]
+    quick: bool,
     /// Machines that run at a time [default: one per CPU]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZero<usize>>,
@@ -122,9 +125,13 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let output = output.unwrap_or_else(|| host::default_output(ResultKind::Matrix));
     let writer = ResultWriter::create(&output, process::own_context(ResultKind::Matrix))?;
     let machine = Machine::fetch()?;
-    let content = content(&machine, options)?;
+    let selection = match options.quick {
+        true => Selection::Quick,
+        false => Selection::Containing(options.tests.clone()),
+    };
+    let content = content(&machine, &selection)?;
     let folder = tempfile::Builder::new().prefix("rmapscope-vm-").tempdir()?;
-    let jobs = jobs(&kernels, &modes, &content, &options.tests, folder.path())?;
+    let jobs = jobs(&kernels, &modes, &content, &selection, folder.path())?;
     let mut judged = carry_out(&machine, &jobs, options)?;
     let place = |j: &Judged| kernels.iter().position(|k| k.version == j.boot.kernel);
     judged.sort_by_key(place);
@@ -172,7 +179,7 @@ fn kernels(options: &Options) -> Result<Vec<Kernel>> {
 
 /// The programs under test and the tests, statically linked, and what else a
 /// kernel needs.
-fn content(machine: &Machine, options: &Options) -> Result<Content> {
+fn content(machine: &Machine, selection: &Selection) -> Result<Content> {
     let tests = [
         "test",
         "--no-run",
@@ -199,7 +206,7 @@ fn content(machine: &Machine, options: &Options) -> Result<Content> {
         programs,
         files: peers::fetch()?,
         scripts: scripts
-            .map(|mode| (mode.name, Plan::new(mode, &options.tests).script()))
+            .map(|mode| (mode.name, Plan::new(mode, selection).script()))
             .collect(),
     })
 }
@@ -209,7 +216,7 @@ fn jobs<'a>(
     kernels: &'a [Kernel],
     modes: &[&'static Mode],
     content: &Content,
-    filter: &str,
+    selection: &Selection,
     folder: &Path,
 ) -> Result<Vec<Job<'a>>> {
     let initramfs = |kernel: &Kernel| folder.join(format!("{}.cpio", kernel.version));
@@ -219,7 +226,7 @@ fn jobs<'a>(
     let mut jobs = Vec::new();
     for mode in modes.iter().copied() {
         for kernel in kernels {
-            let plan = Plan::new(mode, filter);
+            let plan = Plan::new(mode, selection);
             if plan.tests() == 0 {
                 continue;
             }
@@ -232,7 +239,7 @@ fn jobs<'a>(
         }
     }
     if jobs.is_empty() {
-        bail!("no test of these modes has {filter:?} in its name");
+        bail!("no test of these modes has that in its name");
     }
     Ok(jobs)
 }

@@ -104,7 +104,7 @@ mod tests {
     use std::{path::PathBuf, time::Duration};
 
     use super::*;
-    use crate::vm_test::modes::MODES;
+    use crate::vm_test::{modes::MODES, plan::Selection};
 
     const TEST: &str = "mglru_asks_for_every_page_and_takes_none";
 
@@ -120,7 +120,8 @@ mod tests {
             finished,
             elapsed: Duration::from_secs(1),
         };
-        judge(&kernel, &MODES[0], &Plan::new(&MODES[0], TEST), &boot)
+        let selection = Selection::Containing(TEST.to_owned());
+        judge(&kernel, &MODES[0], &Plan::new(&MODES[0], &selection), &boot)
     }
 
     const GOOD: &str = "MATRIX kernel 6.12.1-cloud\n\

@@ -21,6 +21,8 @@ struct Group {
 
 /// Modes with the emulated machine's own two-dimensional or shadow paging.
 const ALL: &[&str] = &["npt0", "tdp", "shadow"];
+/// The mode whose other tests take least time.
+const SHADOW_ONLY: &[&str] = &["shadow"];
 /// Modes under shadow paging: the aliases decide how long a chain is.
 const LONG_CHAINS: &[&str] = &["npt0"];
 /// Modes where all of a VM is in the TDP MMU.
@@ -28,11 +30,20 @@ const TDP_ONLY: &[&str] = &["tdp"];
 /// Modes where KVM runs a guest in a guest.
 const NESTED: &[&str] = &["nested"];
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group {
         modes: TDP_ONLY,
         program: "live",
         tests: &["census::tdp_tables_hold_what_kvm_counts_and_grow_old_when_they_are_aged"],
+    },
+    Group {
+        modes: SHADOW_ONLY,
+        program: "live",
+        tests: &[
+            "matrix::a_cpu_that_goes_and_comes_back_does_not_disturb_a_recording",
+            "matrix::a_recording_waits_for_kvm_to_be_loaded",
+            "matrix::kvm_stays_while_it_is_observed_or_the_recording_ends_and_is_kept",
+        ],
     },
     Group {
         modes: NESTED,
@@ -103,6 +114,33 @@ const GROUPS: [Group; 7] = [
     },
 ];
 
+/// What `--quick` runs, of each mode what belongs there: callbacks counted, chains and
+/// tables measured, waits told from walks.
+const QUICK: [&str; 5] = [
+    "census::chain_lengths_are_the_aliases_asked_for_and_sum_up_to_what_kvm_counts",
+    "census::tdp_tables_hold_what_kvm_counts_and_grow_old_when_they_are_aged",
+    "exact::reclaim_of_a_paused_guest_finds_each_page_young_once_and_loses_nothing",
+    "mmu_lock::waiting_for_mmu_lock_is_told_from_walking",
+    "nested::chains_are_as_long_as_l1_maps_a_page_and_the_tdp_mmu_is_beside_them",
+];
+
+/// Which of a mode's tests are run.
+pub(super) enum Selection {
+    /// A few that prove most.
+    Quick,
+    /// Those whose names contain this; all, if it is empty.
+    Containing(String),
+}
+
+impl Selection {
+    fn has(&self, test: &str) -> bool {
+        match self {
+            Self::Quick => QUICK.contains(&test),
+            Self::Containing(part) => test.contains(part.as_str()),
+        }
+    }
+}
+
 /// A test that a kernel need not run: kernel, test without its module.
 ///
 /// Debian builds Linux 6.1 without DAMON's control files and with MGLRU switched off;
@@ -136,12 +174,12 @@ pub(super) fn is_excused(kernel: &str, test: &str) -> bool {
 pub(super) struct Plan(Vec<(&'static str, Vec<&'static str>)>);
 
 impl Plan {
-    /// The tests of a mode whose names contain `filter`.
-    pub(super) fn new(mode: &Mode, filter: &str) -> Self {
+    /// The selected tests of a mode.
+    pub(super) fn new(mode: &Mode, selection: &Selection) -> Self {
         let groups = GROUPS.iter().filter(|g| g.modes.contains(&mode.name));
         let mut programs: Vec<(&str, Vec<&str>)> = Vec::new();
         for group in groups {
-            let tests = group.tests.iter().filter(|name| name.contains(filter));
+            let tests = group.tests.iter().filter(|name| selection.has(name));
             match programs.iter_mut().find(|(p, _)| *p == group.program) {
                 Some((_, known)) => known.extend(tests),
                 None => programs.push((group.program, tests.copied().collect())),
@@ -203,13 +241,25 @@ mod tests {
 
     #[test]
     fn a_filter_leaves_out_programs_without_such_tests() {
-        let npt0 = &MODES[0];
-        let whole = Plan::new(npt0, "");
-        assert_eq!(whole.programs(), 3);
-        let census = Plan::new(npt0, "census::chain_lengths");
+        let plan = |part: &str| Plan::new(&MODES[0], &Selection::Containing(part.to_owned()));
+        assert_eq!(plan("").programs(), 3);
+        let census = plan("census::chain_lengths");
         assert_eq!((census.programs(), census.tests()), (1, 1));
         assert!(census.script().starts_with("live census::chain_lengths"));
-        assert_eq!(Plan::new(npt0, "no such test").tests(), 0);
+        assert_eq!(plan("no such test").tests(), 0);
+    }
+
+    #[test]
+    fn every_mode_has_a_quick_test_and_every_quick_test_a_mode() {
+        let known = |test| GROUPS.iter().any(|group| group.tests.contains(test));
+        assert!(QUICK.iter().all(known));
+        for mode in &MODES {
+            assert!(
+                Plan::new(mode, &Selection::Quick).tests() > 0,
+                "{}",
+                mode.name
+            );
+        }
     }
 
     #[test]
