@@ -8,6 +8,8 @@ pub mod span {
     pub const TOTAL: u8 = 0;
     /// From the notifier's entry to the first `kvm_age_gfn` / `kvm_test_age_gfn`.
     pub const WAIT: u8 = 1;
+    /// In the TDP MMU, of callbacks that reached it.
+    pub const TDP: u8 = 2;
 }
 
 /// What one latency histogram is about: one cell, one span.

@@ -6,6 +6,9 @@
 //! migration. An exit without an entry, and an entry that found no room, are
 //! counted.
 //!
+//! Of a memslot KVM ages the rmaps first and the TDP MMU last, so the entry of the TDP
+//! MMU's function divides the walk between them: what follows it is the TDP MMU's.
+//!
 //! Up to 6.14 the time to the first inner entry contains the wait for
 //! `mmu_lock`; from 6.15 on it is SRCU and the memslot lookup only.
 
@@ -58,6 +61,21 @@ struct Start {
     locked: u64,
     /// 1 if a head could be read, 2 if one could not.
     heads: u64,
+    /// When the TDP MMU was last entered, if no memslot came after it; else 0.
+    tdp_since_ns: u64,
+    /// Time in it before.
+    tdp_ns: u64,
+}
+
+impl Start {
+    /// The TDP MMU is done with the memslot.
+    #[inline(always)]
+    fn leave_tdp(&mut self, now: u64) {
+        if self.tdp_since_ns != 0 {
+            self.tdp_ns += now - self.tdp_since_ns;
+            self.tdp_since_ns = 0;
+        }
+    }
 }
 
 /// [`Start::heads`] bits.
@@ -99,6 +117,8 @@ fn enter() -> Option<()> {
         (&raw mut (*fields).sptes).write_volatile(0);
         (&raw mut (*fields).locked).write_volatile(0);
         (&raw mut (*fields).heads).write_volatile(0);
+        (&raw mut (*fields).tdp_since_ns).write_volatile(0);
+        (&raw mut (*fields).tdp_ns).write_volatile(0);
         (&raw mut (*fields).entered_ns).write_volatile(now_ns());
         if STARTS
             .insert(task, start.assume_init_ref(), u64::from(BPF_ANY))
@@ -150,6 +170,7 @@ fn inner(kvm: u64, range: u64) -> Option<()> {
         start.kvm = kvm;
         interference::note_aging(number_of(kvm));
     }
+    start.leave_tdp(now);
     let slot = read_member::<u64>(range, &RANGE_SLOT)?;
     let first = read_member::<u64>(range, &RANGE_START)?;
     let end = read_member::<u64>(range, &RANGE_END)?;
@@ -166,6 +187,15 @@ fn inner(kvm: u64, range: u64) -> Option<()> {
         }
         level += 1;
     }
+    Some(())
+}
+
+/// `kvm_tdp_mmu_age_gfn_range` or `kvm_tdp_mmu_test_age_gfn` begins.
+#[inline(always)]
+fn tdp() -> Option<()> {
+    let start = STARTS.get_ptr_mut(bpf_get_current_pid_tgid())?;
+    // SAFETY: a live map value that only this task uses.
+    unsafe { (*start).tdp_since_ns = now_ns() };
     Some(())
 }
 
@@ -220,8 +250,9 @@ fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()>
         return None;
     };
     // SAFETY: a live map value, copied before it is removed.
-    let start = unsafe { *start };
+    let mut start = unsafe { *start };
     let _ = STARTS.remove(task);
+    start.leave_tdp(now);
 
     let returned = context.ret::<u64>().unwrap_or(0);
     let young = returned & RETURN_MASK.load() != 0;
@@ -259,6 +290,9 @@ fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()>
     add_latency(totals, key, span::TOTAL, total_ns);
     if start.inner_ns != 0 {
         add_latency(totals, key, span::WAIT, start.inner_ns - start.entered_ns);
+    }
+    if start.tdp_ns != 0 {
+        add_latency(totals, key, span::TDP, start.tdp_ns);
     }
     if callback::is_event_due(totals) {
         let event = Event {
@@ -341,5 +375,24 @@ fn rs_inner_kprobe(context: ProbeContext) -> u32 {
     if let (Some(kvm), Some(range)) = (context.arg(0), context.arg(1)) {
         inner(kvm, range);
     }
+    0
+}
+
+#[fentry(function = "kvm_tdp_mmu_age_gfn_range")]
+fn rs_tdp_age(_context: FEntryContext) -> i32 {
+    tdp();
+    0
+}
+
+#[fentry(function = "kvm_tdp_mmu_test_age_gfn")]
+fn rs_tdp_test(_context: FEntryContext) -> i32 {
+    tdp();
+    0
+}
+
+/// Both functions of the TDP MMU, where KVM is a module.
+#[kprobe]
+fn rs_tdp_kprobe(_context: ProbeContext) -> u32 {
+    tdp();
     0
 }

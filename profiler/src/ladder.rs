@@ -51,6 +51,9 @@ pub(crate) struct Ladder {
     pub(crate) rung: Option<Rung>,
     /// Whether the inner functions can be probed too on the exact rung.
     pub(crate) inner: bool,
+    /// Whether the TDP MMU's functions can be probed too on the exact rung, and why not.
+    #[serde(skip)]
+    pub(crate) tdp: Outcome,
     /// What can be observed beside callbacks.
     #[serde(skip)]
     pub(crate) interference: Interference,
@@ -85,6 +88,7 @@ impl Ladder {
             signals: tries.signals(kernel.layout.kvm_built_in),
             rung,
             inner: tries.inner.is_ok(),
+            tdp: tries.pair.clone().and(tries.tdp.clone()),
             interference: Interference {
                 faults: tries.faults.clone(),
                 waits: tries.waits.clone(),
@@ -163,6 +167,12 @@ impl Tries {
         } else {
             "kprobe and kretprobe of kvm_mmu_page_fault"
         };
+        let tdp = if kvm_built_in {
+            "fentry of kvm_tdp_mmu_age_gfn_range"
+        } else {
+            "kprobe of kvm_tdp_mmu_age_gfn_range"
+        };
+        let pair_and_tdp = self.pair.clone().and(self.tdp.clone());
         let pair_and_inner = self.pair.clone().and(self.inner.clone());
         let rmap = self.sampler.clone().and(self.rmap_function.clone());
         let pair = "fentry and fexit of __mmu_notifier_*";
@@ -195,6 +205,10 @@ impl Tries {
             signal(
                 "wait before the walk",
                 vec![attempt(inner, exact, true, &pair_and_inner, TRAMPOLINE)],
+            ),
+            signal(
+                "the TDP MMU's part of the walk",
+                vec![attempt(tdp, exact, true, &pair_and_tdp, TRAMPOLINE)],
             ),
             signal(
                 "rmap part of the cost",

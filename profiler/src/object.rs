@@ -234,10 +234,12 @@ mod tests {
             let program: &mut aya::programs::RawTracePoint = program.try_into().expect(name);
             program.load().expect(name);
         }
-        // Its body is what the fentry of the same functions runs.
-        let program = ebpf.program_mut("rs_inner_kprobe").expect("in the object");
-        let program: &mut aya::programs::KProbe = program.try_into().expect("a kprobe");
-        program.load().expect("rs_inner_kprobe");
+        // Their bodies are what the fentry of the same functions runs.
+        for name in ["rs_inner_kprobe", "rs_tdp_kprobe"] {
+            let program = ebpf.program_mut(name).expect("in the object");
+            let program: &mut aya::programs::KProbe = program.try_into().expect("a kprobe");
+            program.load().expect(name);
+        }
     }
 
     #[test]

@@ -134,6 +134,34 @@ fn no_end_of_a_mean_times_interval_is_below_nothing() {
 }
 
 #[test]
+fn a_timed_walk_is_divided_between_the_two_mmus() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, _) = sides(folder.path());
+    let mut record = callbacks(CallbackKind::ClearYoung, 1, 400, 0, 0);
+    let latency = |ns, count| {
+        let mut latency = Latency::new();
+        latency.record_many_ns(ns, count);
+        Observed::Value(latency)
+    };
+    if let Record::Callbacks(callbacks) = &mut record {
+        callbacks.samples = Observed::missing("every one was timed");
+        callbacks.latency = latency(1000, 400);
+        callbacks.wait = latency(200, 400);
+        // One of four reached it: a quarter of its time is in the mean callback.
+        callbacks.tdp = latency(400, 100);
+    }
+    let profile = file(folder.path(), "timed.jsonl", ResultKind::Profile, &[record]);
+    let result = compare(&bench, &profile, None).unwrap();
+    let part = |name: &str| {
+        let mut parts = result.parts.iter();
+        let found = parts.find(|part| part.part == name).unwrap();
+        found.ns.value().unwrap()[0]
+    };
+    let parts = ["walk of the rmaps", "walk of the TDP MMU"].map(part);
+    assert_eq!(parts.map(f64::round), [700.0, 100.0]);
+}
+
+#[test]
 fn half_young_is_mixed_from_all_young_and_all_old() {
     let folder = tempfile::tempdir().unwrap();
     let (_, profile) = sides(folder.path());

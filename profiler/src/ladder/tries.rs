@@ -17,6 +17,7 @@ pub(super) struct Tries {
     pub(super) sampler: Outcome,
     pub(super) pair: Outcome,
     pub(super) inner: Outcome,
+    pub(super) tdp: Outcome,
     pub(super) faults: Outcome,
     pub(super) waits: Outcome,
     pub(super) statistics: Outcome,
@@ -36,6 +37,13 @@ impl Tries {
                 .and_then(|_| hooks::fentry(ebpf, kernel, "rs_inner_test", "kvm_test_age_gfn"))
         } else {
             hooks::kprobe(ebpf, "rs_inner_kprobe", &["kvm_age_gfn"])
+        };
+        let tdp = if built_in {
+            hooks::fentry(ebpf, kernel, "rs_tdp_age", "kvm_tdp_mmu_age_gfn_range").and_then(|_| {
+                hooks::fentry(ebpf, kernel, "rs_tdp_test", "kvm_tdp_mmu_test_age_gfn")
+            })
+        } else {
+            hooks::kprobe(ebpf, "rs_tdp_kprobe", &["kvm_tdp_mmu_age_gfn_range"])
         };
         let faults = if built_in {
             hooks::fexit(ebpf, kernel, "rs_fault_exit", FAULT)
@@ -58,6 +66,7 @@ impl Tries {
             sampler: hooks::sampler(ebpf, "rs_sample", PERIOD_NS).map(drop),
             pair: pair.map(drop),
             inner: inner.map(drop),
+            tdp: tdp.map(drop),
             faults: faults.map(drop),
             waits: waits.map(drop),
             statistics: enable_stats(Stats::RunTime)

@@ -26,6 +26,8 @@ pub(crate) struct Wanted {
     pub(crate) rung: Rung,
     /// The inner functions, on the exact rung.
     pub(crate) inner: bool,
+    /// The TDP MMU's functions, on the exact rung.
+    pub(crate) tdp: bool,
     /// vCPU faults.
     pub(crate) faults: bool,
     /// Waits for `mmu_lock`.
@@ -51,6 +53,12 @@ const INNER: [(&str, &str); 2] = [
     ("kvm_test_age_gfn", "rs_inner_test"),
 ];
 
+/// The TDP MMU's functions with their fentry programs.
+const TDP: [(&str, &str); 2] = [
+    ("kvm_tdp_mmu_age_gfn_range", "rs_tdp_age"),
+    ("kvm_tdp_mmu_test_age_gfn", "rs_tdp_test"),
+];
+
 const FAULT: &str = "kvm_mmu_page_fault";
 
 impl Probes {
@@ -73,7 +81,7 @@ impl Probes {
         }
         match wanted.rung {
             Rung::Sampled => probes.sampled(ebpf, wanted.period_ns)?,
-            Rung::Exact => probes.exact(ebpf, kernel, wanted.inner)?,
+            Rung::Exact => probes.exact(ebpf, kernel, wanted)?,
         }
         Ok(probes)
     }
@@ -114,23 +122,37 @@ impl Probes {
         Ok(())
     }
 
-    fn exact(&mut self, ebpf: &mut Ebpf, kernel: &Kernel, inner: bool) -> Result<()> {
+    fn exact(&mut self, ebpf: &mut Ebpf, kernel: &Kernel, wanted: Wanted) -> Result<()> {
         for (function, enter, exit) in NOTIFIERS {
             // The exit first, as with the waits.
             self.add(hooks::fexit(ebpf, kernel, exit, function))?;
             self.add(hooks::fentry(ebpf, kernel, enter, function))?;
         }
-        if !inner {
-            return Ok(());
+        if wanted.inner {
+            self.entries(ebpf, kernel, INNER, "rs_inner_kprobe")?;
         }
+        if wanted.tdp {
+            self.entries(ebpf, kernel, TDP, "rs_tdp_kprobe")?;
+        }
+        Ok(())
+    }
+
+    /// Runs a program whenever one of two functions of KVM's is entered.
+    fn entries(
+        &mut self,
+        ebpf: &mut Ebpf,
+        kernel: &Kernel,
+        functions: [(&'static str, &'static str); 2],
+        in_module: &'static str,
+    ) -> Result<()> {
         if kernel.layout.kvm_built_in {
-            for (function, name) in INNER {
+            for (function, name) in functions {
                 self.add(hooks::fentry(ebpf, kernel, name, function))?;
             }
             return Ok(());
         }
-        let functions = INNER.map(|(function, _)| function);
-        self.add(hooks::kprobe(ebpf, "rs_inner_kprobe", &functions))
+        let functions = functions.map(|(function, _)| function);
+        self.add(hooks::kprobe(ebpf, in_module, &functions))
     }
 
     fn faults(&mut self, ebpf: &mut Ebpf, kernel: &Kernel) -> Result<()> {

@@ -171,6 +171,7 @@ impl<'a> Session<'a> {
         let wanted = Wanted {
             rung: self.rung,
             inner: ladder.inner,
+            tdp: ladder.tdp.is_ok(),
             faults: interference.faults.is_ok(),
             waits: interference.waits.is_ok(),
             period_ns: period_ns(self.rates.now_hz()),

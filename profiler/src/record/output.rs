@@ -89,7 +89,7 @@ impl Recorder<'_> {
         records.extend(vms.map(|vm| Record::Vm(vm_record(run, vm))));
         records.extend(
             cells
-                .filter_map(|(key, cell)| self.callbacks(run, key, cell, stretch))
+                .filter_map(|(key, cell)| self.callbacks(run, key, cell, stretch, ladder))
                 .map(|record| Record::Callbacks(Box::new(record))),
         );
         let held_up = self.held_up(run, stretch, ladder).into_iter();
@@ -137,6 +137,7 @@ impl Recorder<'_> {
         key: &CellKey,
         cell: &Cell,
         stretch: &Stretch,
+        ladder: &Ladder,
     ) -> Option<CallbackRecord> {
         const NOT_TIMED: &str = "callbacks are counted and sampled, not timed";
         let (kind, caller) = (Kind::from_u8(key.kind)?, Caller::from_u8(key.caller)?);
@@ -170,6 +171,10 @@ impl Recorder<'_> {
             },
             latency: timed(span::TOTAL),
             wait: timed(span::WAIT),
+            tdp: match (timed(span::TDP), &ladder.tdp) {
+                (Observed::Missing(_), Err(reason)) if exact => Observed::missing(reason.clone()),
+                (timed, _) => timed,
+            },
         })
     }
 

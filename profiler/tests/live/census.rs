@@ -109,7 +109,7 @@ fn heads_alone_give_the_same_lengths_without_the_accessed_share() {
 }
 
 /// Whether KVM's TDP MMU maps guests here.
-fn tdp_mmu() -> Result<(), String> {
+pub(crate) fn tdp_mmu() -> Result<(), String> {
     let path = "/sys/module/kvm/parameters/tdp_mmu";
     let value = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     if !matches!(value.trim(), "Y" | "1") {

@@ -3,7 +3,10 @@
 
 use std::time::Instant;
 
-use crate::common::{callbacks, exact_host, losses, reclaim_host, record};
+use crate::{
+    census::tdp_mmu,
+    common::{callbacks, exact_host, losses, reclaim_host, record},
+};
 use guest::{
     Driver, Guest, GuestConfig, live,
     tracefs::{EventCounter, EventFilter},
@@ -97,6 +100,12 @@ fn reclaim_of_a_paused_guest_finds_each_page_young_once_and_loses_nothing() {
         clearing.callbacks > clearing.young,
         "old before it was taken"
     );
+    // One MMU has all of the guest, and the TDP MMU's part of the walk says which.
+    let walked = callbacks(&file).filter(|r| r.chain_len != ChainLen::NotWalked);
+    let walked: u64 = walked.map(|r| r.callbacks).sum();
+    let in_tdp = callbacks(&file).filter_map(|r| Some(r.tdp.value()?.count()));
+    let expected = if tdp_mmu().is_ok() { walked } else { 0 };
+    assert_eq!(in_tdp.sum::<u64>(), expected, "of {walked} walked");
 }
 
 #[test]

@@ -141,6 +141,17 @@ fn aging_a_nested_guest_finds_the_chains_that_l1_made() {
             "{} aliases: callbacks by chain length {by_length:?}",
             guest.aliases
         );
+        // L0 asks both MMUs for every page: the TDP MMU's part of the walk is never all of it.
+        for record in callbacks(file).filter(|r| r.kind.clears()) {
+            let (Observed::Value(all), Observed::Value(tdp)) = (&record.latency, &record.tdp)
+            else {
+                continue;
+            };
+            assert_eq!(tdp.count(), record.callbacks, "{record:?}");
+            assert!(tdp.mean_ns() < all.mean_ns(), "{record:?}");
+        }
+        let in_tdp = callbacks(file).filter(|r| r.tdp.value().is_some());
+        assert!(in_tdp.count() > 0, "both MMUs are asked");
         let full = by_length.get(&guest.aliases).copied().unwrap_or(0);
         assert!(full >= guest.pages, "{by_length:?}");
         // Nothing between L2's own pages, or none, and what L1 was asked for.

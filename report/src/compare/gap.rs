@@ -54,6 +54,7 @@ struct Sums {
     total_ns: f64,
     wait_ns: f64,
     waited: u64,
+    tdp_ns: Option<f64>,
 }
 
 impl Sums {
@@ -87,6 +88,9 @@ impl Sums {
         if let Observed::Value(wait) = &cell.wait {
             self.waited += wait.count();
             self.wait_ns += wait.mean_ns() * wait.count() as f64;
+        }
+        if let Observed::Value(tdp) = &cell.tdp {
+            *self.tdp_ns.get_or_insert(0.0) += tdp.mean_ns() * tdp.count() as f64;
         }
     }
 
@@ -153,6 +157,8 @@ fn timed(sums: &Sums, part: &dyn Fn(&str, Observed<[f64; 3]>) -> Part) -> Vec<Pa
     let exact = |ns: f64| Observed::Value([ns, ns, ns]);
     let no_wait = || Observed::missing("the start of the walk was not observed");
     let wait = (sums.waited > 0).then(|| sums.wait_ns / sums.waited as f64);
+    let no_tdp = || Observed::missing("no callback was seen to reach it");
+    let tdp = sums.tdp_ns.map(|ns| ns / sums.timed as f64);
     let one_time = || Observed::missing("one time stands for all that comes before the walk");
     vec![
         part(
@@ -162,7 +168,11 @@ fn timed(sums: &Sums, part: &dyn Fn(&str, Observed<[f64; 3]>) -> Part) -> Vec<Pa
         part("notifier and SRCU", one_time()),
         part("memslot lookup", one_time()),
         part("lock wait", one_time()),
-        part("walk", wait.map_or_else(no_wait, |w| exact(total - w))),
+        part(
+            "walk of the rmaps",
+            wait.map_or_else(no_wait, |w| exact(total - w - tdp.unwrap_or(0.0))),
+        ),
+        part("walk of the TDP MMU", tdp.map_or_else(no_tdp, exact)),
         part(
             "our probe",
             Observed::missing("probes run inside the time they measure; see cost of observing"),

@@ -20,7 +20,7 @@ type CallbackKey = (u32, CallbackKind, CallerClass, ChainLen, bool, Seen);
 
 /// Which figures of a cell were observed; cells that differ in that are not
 /// added up. Samples are observed at a period.
-type Seen = (bool, bool, Option<u64>, bool, bool);
+type Seen = (bool, bool, Option<u64>, bool, bool, bool);
 
 /// What is added up.
 #[derive(Debug, Default)]
@@ -131,6 +131,7 @@ impl Sums {
             cell.samples.value().map(|s| s.period_ns),
             cell.latency.value().is_some(),
             cell.wait.value().is_some(),
+            cell.tdp.value().is_some(),
         );
         let key = (
             cell.run,
@@ -153,6 +154,7 @@ impl Sums {
         }
         add_latency(&mut sum.latency, &cell.latency);
         add_latency(&mut sum.wait, &cell.wait);
+        add_latency(&mut sum.tdp, &cell.tdp);
     }
 
     fn add_overhead(&mut self, overhead: OverheadRecord) {

@@ -26,7 +26,7 @@ impl SchemaVersion {
     /// The major version this crate reads and writes.
     pub const MAJOR: u32 = 1;
     /// The minor version this crate writes.
-    pub const MINOR: u32 = 6;
+    pub const MINOR: u32 = 7;
 
     /// The version this crate writes.
     pub fn current() -> Self {

@@ -9,6 +9,7 @@
 //! does not apply is absent.
 
 mod bench;
+mod callback;
 mod context;
 mod cost;
 mod describe;
@@ -18,13 +19,15 @@ mod replay;
 mod verdict;
 
 pub use bench::{BenchRecord, Cache, LatencySummary, Op, Params, Summary};
+pub use callback::{
+    CallbackKind, CallbackRecord, CallerClass, ChainLen, EventRecord, Samples, StackRecord,
+};
 pub use context::{
     Context, Disturbance, End, Host, KvmConfig, Outcome, ResultKind, SchemaVersion, Source, Tool,
 };
 pub use cost::{CostRecord, HeldUp, InterferenceRecord, MeanTime};
 pub use profile::{
-    CallbackKind, CallbackRecord, CallerClass, CensusRecord, ChainLen, EventRecord, GuestRun,
-    LossRecord, MechanismRecord, OverheadRecord, RunRecord, Samples, Sampling, StackRecord,
+    CensusRecord, GuestRun, LossRecord, MechanismRecord, OverheadRecord, RunRecord, Sampling,
     TdpTables, VmRecord,
 };
 

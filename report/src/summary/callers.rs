@@ -21,6 +21,7 @@ struct Sums {
     sampled: BTreeMap<u64, AtRate>,
     latency: Option<Latency>,
     wait: Option<Latency>,
+    tdp: Option<Latency>,
 }
 
 impl Sums {
@@ -41,6 +42,9 @@ impl Sums {
         }
         if let Observed::Value(wait) = &record.wait {
             self.wait.get_or_insert_default().merge(wait);
+        }
+        if let Observed::Value(tdp) = &record.tdp {
+            self.tdp.get_or_insert_default().merge(tdp);
         }
     }
 
@@ -65,6 +69,11 @@ impl Sums {
     fn at_rate_zero(&self) -> String {
         let rates: Vec<AtRate> = self.sampled.values().copied().collect();
         shown(at_rate_zero(&rates))
+    }
+
+    /// A time of some of the calls, shared among all.
+    fn per_call(&self, of_some: &Latency) -> f64 {
+        of_some.mean_ns() * of_some.count() as f64 / self.callbacks as f64
     }
 
     fn of_calls(&self, part: u64) -> f64 {
@@ -166,6 +175,7 @@ pub(super) fn timed(file: &ResultFile) -> Table {
     let figures = [
         "wait (ns)",
         "walk (ns)",
+        "TDP (ns)",
         "p50 (ns)",
         "p90 (ns)",
         "p99 (ns)",
@@ -183,11 +193,15 @@ pub(super) fn timed(file: &ResultFile) -> Table {
         let walk_ns = wait_ns.map(|wait| (latency.mean_ns() - wait).max(0.0));
         let quantiles = [0.5, 0.9, 0.99, 0.999, 1.0];
         let quantiles = quantiles.map(|q| count(latency.quantile_ns(q)));
-        let means = [wait_ns, walk_ns].map(|mean| mean.map_or_else(dash, figure));
+        let tdp_ns = sums.tdp.as_ref().map(|tdp| sums.per_call(tdp));
+        let means = [wait_ns, walk_ns, tdp_ns].map(|mean| mean.map_or_else(dash, figure));
         table.row(row(key, means.into_iter().chain(quantiles).collect()));
     }
     if !table.is_empty() {
-        table.note("wait: mean time before the first memslot is aged; walk: the rest of the mean.");
+        table.note(
+            "wait: mean time before the first memslot is aged; walk: the rest of the mean; TDP: what \
+             of the walk is in the TDP MMU, the rest is in the rmaps.",
+        );
     }
     table
 }

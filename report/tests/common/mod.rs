@@ -89,5 +89,6 @@ pub(crate) fn callbacks(
         }),
         latency: Observed::missing("no fexit"),
         wait: Observed::missing("no fexit"),
+        tdp: Observed::missing("no fexit"),
     }))
 }
