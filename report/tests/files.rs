@@ -208,6 +208,18 @@ fn records_of_a_later_minor_version_are_passed_over() {
 }
 
 #[test]
+fn a_file_of_a_gigabyte_is_refused_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("huge.jsonl");
+    fs::write(&path, sample(folder.path())).unwrap();
+    let file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.set_len(1 << 30).unwrap();
+    let error = ResultFile::read(&path).unwrap_err();
+    assert!(matches!(error, ReadError::Large { .. }), "{error}");
+    assert!(error.to_string().contains("larger than 512 MiB"), "{error}");
+}
+
+#[test]
 fn every_record_of_the_schema_is_known_to_the_reader() {
     let folder = tempfile::tempdir().unwrap();
     let text = sample(folder.path());

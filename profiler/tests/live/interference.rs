@@ -122,7 +122,7 @@ fn waits_for_mmu_lock_are_seen_and_what_is_not_seen_says_why() {
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
-    let ended = reclaimed(&[], 16_384, Duration::from_secs(6));
+    let ended = reclaimed(&[], 4096, Duration::from_secs(6));
     let waits = [HeldUp::FaultWait, HeldUp::AgingWait, HeldUp::OtherWait];
     let mut seen = 0;
     for what in waits {

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -78,6 +79,17 @@ impl Drop for Modules {
     }
 }
 
+/// Waits until the programs are attached; what it says later is let through.
+fn await_recording(child: &mut Child) {
+    let mut said = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut lines = said.by_ref().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("recording ")), "it ended");
+    std::thread::spawn(move || {
+        said.map_while(Result::ok)
+            .for_each(|line| eprintln!("{line}"))
+    });
+}
+
 fn interrupt(child: &Child) {
     let pid = i32::try_from(child.id()).expect("a pid");
     kill(Pid::from_raw(pid), Signal::SIGINT).expect("it runs");
@@ -136,19 +148,13 @@ fn kvm_stays_while_it_is_observed_or_the_recording_ends_and_is_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("profile.jsonl");
         let mut child = rmapscope()
-            .args([
-                "record",
-                "--quiet",
-                "--duration",
-                "100s",
-                "--mechanism",
-                rung,
-            ])
+            .args(["record", "--duration", "100s", "--mechanism", rung])
             .arg("--output")
             .arg(&path)
+            .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
-        std::thread::sleep(Duration::from_secs(6));
+        await_recording(&mut child);
         guest.stop().expect("stops");
         let unloaded = modules.unload();
         println!("{rung}: unloaded {unloaded}");

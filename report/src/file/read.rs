@@ -93,10 +93,17 @@ impl ResultFile {
     /// # Errors
     /// A [`ReadError`] naming the file, the line and what is wrong with it.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
-        let file = File::open(path).map_err(|cause| ReadError::Io {
+        let io = |cause| ReadError::Io {
             path: path.to_owned(),
             cause,
-        })?;
+        };
+        let file = File::open(path).map_err(io)?;
+        // Said at once, not after half of it was read.
+        if file.metadata().map_err(io)?.len() > MAX_FILE {
+            return Err(ReadError::Large {
+                path: path.to_owned(),
+            });
+        }
         Self::read_from(BufReader::new(file), path)
     }
 
