@@ -6,8 +6,10 @@
 //! migration. An exit without an entry, and an entry that found no room, are
 //! counted.
 //!
-//! Of a memslot KVM ages the rmaps first and the TDP MMU last, so the entry of the TDP
-//! MMU's function divides the walk between them: what follows it is the TDP MMU's.
+//! The entries of the two MMUs' functions divide the walk between them. Up to 6.14 KVM
+//! ages a memslot's rmaps first and the TDP MMU last; from 6.15 on it asks the TDP MMU
+//! first. So the TDP MMU's part begins with its function and ends with that of the
+//! rmaps, with the next memslot, or with the callback.
 //!
 //! Up to 6.14 the time to the first inner entry contains the wait for
 //! `mmu_lock`; from 6.15 on it is SRCU and the memslot lookup only.
@@ -61,14 +63,14 @@ struct Start {
     locked: u64,
     /// 1 if a head could be read, 2 if one could not.
     heads: u64,
-    /// When the TDP MMU was last entered, if no memslot came after it; else 0.
+    /// When the TDP MMU was entered, if nothing came after it; else 0.
     tdp_since_ns: u64,
     /// Time in it before.
     tdp_ns: u64,
 }
 
 impl Start {
-    /// The TDP MMU is done with the memslot.
+    /// The TDP MMU is done.
     #[inline(always)]
     fn leave_tdp(&mut self, now: u64) {
         if self.tdp_since_ns != 0 {
@@ -187,6 +189,15 @@ fn inner(kvm: u64, range: u64) -> Option<()> {
         }
         level += 1;
     }
+    Some(())
+}
+
+/// `kvm_rmap_age_gfn_range` begins.
+#[inline(always)]
+fn rmaps() -> Option<()> {
+    let start = STARTS.get_ptr_mut(bpf_get_current_pid_tgid())?;
+    // SAFETY: a live map value that only this task uses.
+    unsafe { (*start).leave_tdp(now_ns()) };
     Some(())
 }
 
@@ -394,5 +405,13 @@ fn rs_tdp_test(_context: FEntryContext) -> i32 {
 #[kprobe]
 fn rs_tdp_kprobe(_context: ProbeContext) -> u32 {
     tdp();
+    0
+}
+
+/// The rmaps' function, where the TDP MMU is asked before them. It is static, and a
+/// compiler may have changed its arguments, so it has no fentry.
+#[kprobe]
+fn rs_rmap_kprobe(_context: ProbeContext) -> u32 {
+    rmaps();
     0
 }

@@ -235,7 +235,7 @@ mod tests {
             program.load().expect(name);
         }
         // Their bodies are what the fentry of the same functions runs.
-        for name in ["rs_inner_kprobe", "rs_tdp_kprobe"] {
+        for name in ["rs_inner_kprobe", "rs_tdp_kprobe", "rs_rmap_kprobe"] {
             let program = ebpf.program_mut(name).expect("in the object");
             let program: &mut aya::programs::KProbe = program.try_into().expect("a kprobe");
             program.load().expect(name);

@@ -4,9 +4,11 @@
 
 mod layout;
 mod symbols;
+mod walk_order;
 
 pub(crate) use layout::{Chains, Layout};
 pub(crate) use symbols::Symbols;
+pub(crate) use walk_order::WalkOrder;
 
 /// Why the running kernel cannot be described.
 #[derive(Debug, thiserror::Error)]

@@ -90,7 +90,7 @@ impl Symbols {
         Self::parse(&text)
     }
 
-    fn parse(text: &str) -> Result<Self, KernelError> {
+    pub(super) fn parse(text: &str) -> Result<Self, KernelError> {
         let mut symbols = Self {
             sorted: Vec::new(),
             names: String::new(),
@@ -153,11 +153,15 @@ impl Symbols {
         }
     }
 
+    /// The name of the function `name`, or of the compiler's clone of it.
+    pub(crate) fn form_of(&self, name: &str) -> Option<&str> {
+        let mut names = self.sorted.iter().map(|symbol| self.name(symbol));
+        names.find(|symbol| is_form_of(symbol, name))
+    }
+
     /// Whether `name`, or the compiler's clone of it, exists.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.sorted
-            .iter()
-            .any(|symbol| is_form_of(self.name(symbol), name))
+        self.form_of(name).is_some()
     }
 
     /// The table of meaningful text ranges, sorted and without overlap. A

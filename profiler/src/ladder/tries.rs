@@ -4,6 +4,7 @@ use aya::sys::{Stats, enable_stats};
 
 use crate::{
     hooks,
+    kernel::WalkOrder,
     object::{Kernel, ObjectError, Settings},
     vms::load_iterator,
 };
@@ -45,6 +46,10 @@ impl Tries {
         } else {
             hooks::kprobe(ebpf, "rs_tdp_kprobe", &["kvm_tdp_mmu_age_gfn_range"])
         };
+        let tdp = tdp.and_then(|_| match kernel.symbols.walk_order()? {
+            WalkOrder::RmapsFirst => Ok(()),
+            WalkOrder::TdpFirst(rmaps) => hooks::kprobe(ebpf, "rs_rmap_kprobe", &[rmaps]).map(drop),
+        });
         let faults = if built_in {
             hooks::fexit(ebpf, kernel, "rs_fault_exit", FAULT)
                 .and_then(|_| hooks::fentry(ebpf, kernel, "rs_fault_enter", FAULT))
@@ -66,7 +71,7 @@ impl Tries {
             sampler: hooks::sampler(ebpf, "rs_sample", PERIOD_NS).map(drop),
             pair: pair.map(drop),
             inner: inner.map(drop),
-            tdp: tdp.map(drop),
+            tdp,
             faults: faults.map(drop),
             waits: waits.map(drop),
             statistics: enable_stats(Stats::RunTime)

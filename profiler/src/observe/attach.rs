@@ -8,6 +8,7 @@ use aya::Ebpf;
 
 use crate::{
     hooks::{self, Hook},
+    kernel::WalkOrder,
     ladder::Rung,
     object::Kernel,
 };
@@ -132,6 +133,9 @@ impl Probes {
             self.entries(ebpf, kernel, INNER, "rs_inner_kprobe")?;
         }
         if wanted.tdp {
+            if let Ok(WalkOrder::TdpFirst(rmaps)) = kernel.symbols.walk_order() {
+                self.add(hooks::kprobe(ebpf, "rs_rmap_kprobe", &[rmaps]))?;
+            }
             self.entries(ebpf, kernel, TDP, "rs_tdp_kprobe")?;
         }
         Ok(())

@@ -86,7 +86,7 @@ fn await_recording(child: &mut Child) {
     assert!(lines.any(|line| line.starts_with("recording ")), "it ended");
     std::thread::spawn(move || {
         said.map_while(Result::ok)
-            .for_each(|line| eprintln!("{line}"))
+            .for_each(|line| eprintln!("{line}"));
     });
 }
 

@@ -101,9 +101,11 @@ fn the_exporter_counts_what_it_sees_and_ends_when_told() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.ends_with("# EOF\n"), "{answer}");
         assert_eq!(sum(&answer, "rmapscope_vm{"), 1.0, "{answer}");
-        if sum(&answer, "rmapscope_callbacks_total{") >= 1024.0 {
-            let chains = sum(&answer, "rmapscope_callbacks_by_caller_total{");
-            assert!(chains >= 1024.0, "{answer}");
+        // Linux 7.3 asks for all pages of a large folio at once.
+        if sum(&answer, "rmapscope_pages_total{") >= 1024.0 {
+            let callbacks = sum(&answer, "rmapscope_callbacks_total{");
+            let by_caller = sum(&answer, "rmapscope_callbacks_by_caller_total{");
+            assert!(callbacks > 0.0 && by_caller == callbacks, "{answer}");
             break;
         }
         assert!(Instant::now() < deadline, "no callbacks: {answer}");
