@@ -6,7 +6,7 @@
 //! zapped already (**I-zap**), and one that is present is in its rmap whenever
 //! mmu_lock is free (**I-chain**).
 //!
-//! Nothing is allocated and nothing is freed while mmu_lock is held: the vCPU's
+//! No mutator and no ager allocates or frees while mmu_lock is held: the vCPU's
 //! cache is topped up before, and retired descriptors are handed over after.
 
 pub(crate) mod age;

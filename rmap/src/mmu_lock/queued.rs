@@ -2,7 +2,7 @@
 //!
 //! It is what mmu_lock is by default, so that waiting for it costs what waiting
 //! costs in the kernel. Invariant: a writer is alone, and nobody who waits is passed
-//! by somebody who came later. [`MmuLock`](super::MmuLock) uses it. Neither side may
+//! by somebody who came later, once the first of the queue has announced itself. [`MmuLock`](super::MmuLock) uses it. Neither side may
 //! be taken by a thread that holds the lock already: it would wait for itself.
 //!
 //! Readers get in at once unless a writer has the lock or waits for it. Whoever does

@@ -4,9 +4,10 @@
 //! read side entered before that moment was left. The bookkeeping uses plain
 //! standard types, which the checker neither schedules nor learns orderings from;
 //! the two counters are the only edges, and they are the promise's own: leaving a
-//! read side happens before the free it allowed, and so does retiring. Entering learns
-//! nothing (the epochs teach it only what was cut off two advances ago), but shows loom
-//! that it and retiring do not commute.
+//! read side happens before the free it allowed, and so does retiring; and retiring
+//! happens before the entering of who is not waited for, so that he sees what was cut
+//! off, which RCU promises and the models of the epochs show. Nobody learns anything of
+//! others by leaving, or by retiring.
 //!
 //! Nothing is really deallocated while a model runs, so that a scheme which frees
 //! too early is caught by the canary and not by luck.
@@ -18,7 +19,7 @@ use crate::{
     desc::DescCache,
     sync::{
         AtomicU64,
-        Ordering::{AcqRel, Relaxed},
+        Ordering::{Acquire, Release},
         yield_now,
     },
 };
@@ -29,7 +30,7 @@ pub struct Reclaim {
     books: Mutex<Books>,
     /// Counted up by leaving, read by freeing.
     exits: AtomicU64,
-    /// Counted up by retiring, read by freeing; and by entering, relaxed.
+    /// Counted up by retiring, read by freeing and by entering.
     retirements: AtomicU64,
 }
 
@@ -79,7 +80,7 @@ impl Reclaim {
     /// Enters the read side.
     pub fn enter(&self) -> ReadSide<'_> {
         let reader = self.books().enter();
-        self.retirements.fetch_add(0, Relaxed);
+        self.retirements.fetch_add(0, Acquire);
         ReadSide {
             reclaim: self,
             reader,
@@ -101,7 +102,7 @@ impl Reclaim {
     /// **I-life**: whoever enters the read side from now on cannot reach the
     /// garbage, and nobody frees it a second time. The model checks it.
     pub unsafe fn defer(&self, garbage: Garbage) {
-        self.retirements.fetch_add(1, AcqRel);
+        self.retirements.fetch_add(1, Release);
         // SAFETY: not freed yet.
         let descs = unsafe { garbage.descs() };
         let ready = self.books().retire(garbage, descs);
@@ -111,10 +112,10 @@ impl Reclaim {
     /// Waits until every walker now on the read side has left it. The caller holds
     /// no lock and is not on the read side.
     pub fn synchronize(&self) {
-        self.retirements.fetch_add(1, AcqRel);
+        self.retirements.fetch_add(1, Release);
         let readers = self.books().inside.clone();
         loop {
-            self.exits.fetch_add(0, AcqRel);
+            self.exits.fetch_add(0, Acquire);
             if !self
                 .books()
                 .inside
@@ -144,8 +145,8 @@ impl Reclaim {
         if ready.is_empty() {
             return;
         }
-        self.exits.fetch_add(0, AcqRel);
-        self.retirements.fetch_add(0, AcqRel);
+        self.exits.fetch_add(0, Acquire);
+        self.retirements.fetch_add(0, Acquire);
         for garbage in ready {
             // SAFETY: boxes are kept, not deallocated.
             unsafe { garbage.take_apart(|freed| self.books().freed.push(freed)) };
@@ -164,7 +165,7 @@ impl Drop for ReadSide<'_> {
         if std::thread::panicking() {
             return;
         }
-        self.reclaim.exits.fetch_add(1, AcqRel);
+        self.reclaim.exits.fetch_add(1, Release);
         let ready = self.reclaim.books().leave(self.reader);
         self.reclaim.free(ready);
     }

@@ -106,7 +106,7 @@ fn control_freeing_without_waiting_for_readers_is_caught() {
 #[test]
 fn control_single_rechecks_reuse_hazard_is_caught() {
     let message = must_be_caught_here(|| {
-        ager_against_page_reuse(&single_recheck::INFO, Ager::Age, 1);
+        ager_against_page_reuse(&single_recheck::INFO, Ager::Age, 1, 0);
     });
     assert!(
         message.contains("I-life"),

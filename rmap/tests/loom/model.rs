@@ -13,10 +13,11 @@ use rmap::{
 /// Preemptions explored in each history: every history with at most this many is.
 pub(crate) const PREEMPTIONS: usize = 3;
 
-/// The gfn whose rmap is fought over.
-pub(crate) const GFN: Gfn = Gfn(0);
+/// The gfn whose rmap is fought over: the first of a page of any size, and not gfn 0, so
+/// that a memslot can have a batch of heads before it.
+pub(crate) const GFN: Gfn = Gfn(4);
 
-/// Pages in the memslot: one of the model's 2 MiB pages.
+/// Pages in the memslot, from [`GFN`] on: one of the model's 2 MiB pages.
 pub(crate) const NPAGES: u64 = 2;
 
 /// SPTEs the rmap can hold: enough for two descriptors in the model.
@@ -168,12 +169,13 @@ impl Mutator {
     ];
 
     /// Chain lengths at which it takes a different path: no SPTE, one, the first
-    /// descriptor, a full one, a second one.
+    /// descriptor, a full one, a second one. Where the first SPTE is the TDP MMU's, the
+    /// rmap's chain is shorter by one.
     pub(crate) const fn lengths(self) -> &'static [u32] {
         match self {
             Self::Add => &[0, 1, 2, 3],
             Self::Remove => &[1, 2, 3],
-            Self::RemoveLast => &[2],
+            Self::RemoveLast => &[2, 3],
             Self::Unmap => &[1, 3],
             Self::ZapAll | Self::WriteProtect | Self::Collapse => &[1, 2],
         }
@@ -214,8 +216,9 @@ impl Mutator {
         }
     }
 
-    /// What it does where no other mutator is about.
-    pub(crate) fn alone(self, scheme: &SchemeInfo, len: u32) -> Effect {
+    /// What it does where no other mutator is about, to a chain of `len` of which the
+    /// first `gone` are not there any more.
+    pub(crate) fn alone(self, scheme: &SchemeInfo, len: u32, gone: u32) -> Effect {
         match self {
             Self::Add => Effect::installed(1),
             Self::Remove | Self::RemoveLast => Effect::zapped(1),
@@ -223,8 +226,8 @@ impl Mutator {
                 installed: 1,
                 ..Effect::zapped(len + 1 - scheme.tdp_aliases())
             },
-            Self::Unmap | Self::Collapse => Effect::zapped(len),
-            Self::WriteProtect => Effect::protected(len),
+            Self::Unmap | Self::Collapse => Effect::zapped(len - gone),
+            Self::WriteProtect => Effect::protected(len - gone),
         }
     }
 
@@ -268,27 +271,35 @@ impl Mutator {
     }
 }
 
-/// One ager against one mutator on one rmap of `len` young SPTEs.
+/// One ager against one mutator on one rmap of `len` young SPTEs; `without_first`: of
+/// which the first has been zapped.
 pub(crate) fn ager_against_mutator(
     scheme: &'static SchemeInfo,
     ager: Ager,
     mutator: Mutator,
     len: u32,
+    without_first: bool,
 ) {
+    let gone = u32::from(without_first);
     explore(move || {
         let mmu = mmu_with_chain(scheme.build, len, mutator.recycle_threshold(scheme, len));
+        if without_first {
+            let zapped = mmu.zap(&mut Vcpu::new(), mapping(0)).expect("I-chain: zap");
+            assert!(zapped.was_present());
+        }
         let side = {
             let mmu = Arc::clone(&mmu);
             thread::spawn(move || mutator.run(scheme, &**mmu, len))
         };
         let aging = ager.run(&**mmu);
         let effect = side.join().expect("the mutator does not panic");
-        assert_eq!(effect, mutator.alone(scheme, len), "{}", scheme.name);
-        if scheme.consistent && mutator.survivors(scheme, len) > 0 {
+        let expected = mutator.alone(scheme, len, gone);
+        assert_eq!(effect, expected, "{}", scheme.name);
+        if scheme.consistent && mutator.survivors(scheme, len) > gone {
             assert!(aging.young, "I-young: a young SPTE that stayed was missed");
         }
         mutator.check_effect(&**mmu);
-        check_at_rest(&**mmu, scheme, effect.len_after(len));
+        check_at_rest(&**mmu, scheme, effect.len_after(len - gone));
     });
 }
 
@@ -324,13 +335,18 @@ pub(crate) fn mutator_against_mutator(
     });
 }
 
-/// One ager against the reuse of the shadow page that holds alias 0's SPTE.
-pub(crate) fn ager_against_page_reuse(scheme: &'static SchemeInfo, ager: Ager, len: u32) {
+/// One ager against the reuse of the page that holds the SPTE of column `alias`.
+pub(crate) fn ager_against_page_reuse(
+    scheme: &'static SchemeInfo,
+    ager: Ager,
+    len: u32,
+    alias: u32,
+) {
     explore(move || {
         let mmu = mmu_with_chain(scheme.build, len, ALIASES);
         let side = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || mmu.give_page_away(&mut Vcpu::new(), mapping(0)))
+            thread::spawn(move || mmu.give_page_away(&mut Vcpu::new(), mapping(alias)))
         };
         ager.run(&**mmu);
         let given = side.join().expect("the mutator does not panic");

@@ -17,28 +17,32 @@ fn sound_schemes() -> impl Iterator<Item = &'static SchemeInfo> {
 }
 
 /// With both MMUs a young SPTE in the TDP MMU ends test-age before it can meet what
-/// happens to an rmap.
-fn ends_before_it_meets(scheme: &SchemeInfo, ager: Ager, mutator: Mutator) -> bool {
-    let in_rmap = matches!(
-        mutator,
-        Mutator::Add | Mutator::RemoveLast | Mutator::ZapAll
-    );
-    scheme.mmus == Mmus::Both && ager == Ager::TestAge && in_rmap
+/// happens to an rmap: then the page is mapped in the shadow MMU alone.
+fn needs_the_rmap_alone(scheme: &SchemeInfo, ager: Ager, mutator: Mutator) -> bool {
+    let in_tdp = mutator == Mutator::Remove;
+    scheme.mmus == Mmus::Both && ager == Ager::TestAge && !in_tdp
+}
+
+/// Whether a chain of `len` takes a path that a shorter one does not: the removal of the
+/// last of three is that of the first, but where the first is the TDP MMU's.
+fn is_of_its_own(scheme: &SchemeInfo, mutator: Mutator, len: u32) -> bool {
+    mutator != Mutator::RemoveLast || len < 3 || scheme.mmus == Mmus::Both
 }
 
 fn agers_against(mutator: Mutator) {
     for scheme in sound_schemes() {
         for ager in [Ager::Age, Ager::TestAge] {
-            if ends_before_it_meets(scheme, ager, mutator) {
-                continue;
-            }
-            let lengths = mutator.lengths().iter();
-            for &len in lengths.filter(|len| mutator.applies(scheme, **len)) {
+            let alone = needs_the_rmap_alone(scheme, ager, mutator);
+            let lengths = mutator.lengths().iter().copied();
+            let lengths = lengths
+                .filter(|&len| mutator.applies(scheme, len) && is_of_its_own(scheme, mutator, len));
+            for len in lengths.filter(|&len| !alone || len > 0) {
                 println!(
-                    "{}: {ager:?} against {mutator:?} on a chain of {len}",
-                    scheme.name
+                    "{}: {ager:?} against {mutator:?} on a chain of {len}{}",
+                    scheme.name,
+                    if alone { " without the first" } else { "" }
                 );
-                ager_against_mutator(scheme, ager, mutator, len);
+                ager_against_mutator(scheme, ager, mutator, len, alone);
             }
         }
     }
@@ -175,16 +179,20 @@ fn i_zap_an_access_tracked_spte_stays_zapped() {
 
 #[test]
 fn i_life_a_page_given_away_is_left_alone() {
+    let first = [(Ager::Age, 1, 0), (Ager::TestAge, 1, 0), (Ager::Age, 2, 0)];
+    // With both MMUs the first SPTE's page is the TDP MMU's.
+    let shadow = [(Ager::Age, 2, 1), (Ager::Age, 3, 1)];
     for scheme in sound_schemes() {
-        for (ager, len) in [(Ager::Age, 1), (Ager::TestAge, 1), (Ager::Age, 2)] {
+        let shadow = shadow.iter().filter(|_| scheme.mmus == Mmus::Both);
+        for &(ager, len, alias) in first.iter().chain(shadow) {
             if len > scheme.max_aliases() {
                 continue;
             }
             println!(
-                "{}: {ager:?} against the reuse of a page, {len} SPTEs",
+                "{}: {ager:?} against the reuse of the page of SPTE {alias} of {len}",
                 scheme.name
             );
-            ager_against_page_reuse(scheme, ager, len);
+            ager_against_page_reuse(scheme, ager, len, alias);
         }
     }
 }

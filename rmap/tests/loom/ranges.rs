@@ -1,15 +1,17 @@
 //! Agers of a whole memslot, which a scheme may walk otherwise than page by page: two
-//! pages of one SPTE each, one of which changes meanwhile.
+//! empty pages, then two of one SPTE each, the first of which changes meanwhile. In the
+//! model a batch of heads is two, and what a scheme does from the second batch on is
+//! what it does in long ranges.
 
 use std::sync::Arc;
 
 use loom::thread;
-use rmap::{Gfn, GfnRange, Level, Mapping, Mmu, SchemeInfo, Vcpu};
+use rmap::{Aging, Gfn, GfnRange, Level, Mapping, Mmu, MmuConfig, SchemeInfo, Vcpu};
 
-use crate::model::{ALIASES, Ager, GFN, Mutator, NPAGES, explore, mmu_with_chain};
+use crate::model::{ALIASES, Ager, GFN, Mutator, NPAGES, configured_mmu_with_chain, explore};
 
 const SLOT: GfnRange = GfnRange {
-    start: GFN,
+    start: Gfn(GFN.0 - NPAGES),
     end: Gfn(GFN.0 + NPAGES),
 };
 /// The page that stays as it is.
@@ -27,7 +29,9 @@ fn mmu_with_two_pages(scheme: &SchemeInfo, ager: Ager, beside: Beside) -> Arc<Bo
         Beside::Mutator(mutator) => mutator.recycle_threshold(scheme, 1),
         Beside::Reuse => ALIASES,
     };
-    let mmu = mmu_with_chain(scheme.build, 1, threshold);
+    let mut config = MmuConfig::new(SLOT.start, SLOT.end.0 - SLOT.start.0, ALIASES);
+    config.recycle_threshold = threshold;
+    let mmu = configured_mmu_with_chain(scheme.build, &config, 1);
     let neighbour = Mapping::new(NEIGHBOUR, Level::Size4K, 0);
     let faulted = mmu.fault(&mut Vcpu::new(), neighbour, rmap::Access::Read);
     assert!(faulted.is_ok(), "{faulted:?}");
@@ -52,6 +56,13 @@ impl Beside {
     }
 }
 
+fn age_slot(ager: Ager, mmu: &dyn Mmu) -> Aging {
+    match ager {
+        Ager::TestAgeSlot => mmu.test_age(SLOT),
+        _ => mmu.age(SLOT),
+    }
+}
+
 fn ager_of_two_pages(scheme: &'static SchemeInfo, ager: Ager, beside: Beside) {
     println!("{}: {ager:?} against {beside:?}", scheme.name);
     explore(move || {
@@ -60,7 +71,7 @@ fn ager_of_two_pages(scheme: &'static SchemeInfo, ager: Ager, beside: Beside) {
             let mmu = Arc::clone(&mmu);
             thread::spawn(move || beside.run(scheme, &**mmu))
         };
-        let aging = ager.run(&**mmu);
+        let aging = age_slot(ager, &**mmu);
         side.join().expect("the mutator does not panic");
         assert_eq!(mmu.verify(), Ok(()), "{}", scheme.name);
         assert_eq!(mmu.deferred_descs(), 0, "I-life: all is freed in the end");

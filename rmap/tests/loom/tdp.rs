@@ -15,7 +15,7 @@ use crate::{
     model::{Ager, Build, GFN, NPAGES, explore, mapping},
 };
 
-const NEIGHBOUR: Mapping = Mapping::new(Gfn(1), Level::Size4K, 0);
+const NEIGHBOUR: Mapping = Mapping::new(Gfn(GFN.0 + 1), Level::Size4K, 0);
 const HUGE: Mapping = Mapping::new(GFN, Level::Size2M, 0);
 const HUGEST: Mapping = Mapping::new(GFN, Level::Size1G, 0);
 

@@ -9,9 +9,15 @@
 //! | one per vCPU | that vCPU alone; its shadow pages are given away and come back | I-life |
 //! | pinned | one SPTE stays, others beside it come and go | I-young |
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use rmap::{Access, AccessedBits, Gfn, GfnRange, Level, Mapping, Mmu, MmuConfig, SchemeInfo, Vcpu};
+use rmap::{
+    Access, AccessedBits, FaultOutcome, Gfn, GfnRange, Level, Mapping, Mmu, MmuConfig, SchemeInfo,
+    Vcpu,
+};
 use shuttle::{
     rand::{Rng, thread_rng},
     thread,
@@ -30,6 +36,30 @@ const CALLBACKS_PER_AGER: u32 = 4;
 const ALIASES: u32 = 4;
 const RECYCLE_THRESHOLD: u32 = 3;
 
+/// How often what makes histories worth their while has happened to a scheme. No part of
+/// the model, which does not schedule it.
+#[derive(Debug, Default)]
+pub(crate) struct Happened {
+    recycled: AtomicU64,
+    collapsed: AtomicU64,
+    reused: AtomicU64,
+}
+
+impl Happened {
+    /// What has never happened and could have.
+    pub(crate) fn never(&self, subject: Subject) -> Option<&'static str> {
+        let none = |count: &AtomicU64| count.load(Relaxed) == 0;
+        let shadow_aliases = subject.aliases - subject.tdp_aliases;
+        if none(&self.recycled) && shadow_aliases > subject.recycle_threshold() {
+            return Some("no rmap was recycled");
+        }
+        if none(&self.collapsed) {
+            return Some("nothing was collapsed");
+        }
+        none(&self.reused).then_some("no page was given away")
+    }
+}
+
 /// Builds an MMU; called inside the model.
 pub(crate) type Build = fn(&MmuConfig) -> Result<Box<dyn Mmu>, rmap::RmapError>;
 
@@ -38,8 +68,11 @@ pub(crate) type Build = fn(&MmuConfig) -> Result<Box<dyn Mmu>, rmap::RmapError>;
 pub(crate) struct Subject {
     pub(crate) build: Build,
     pub(crate) aliases: u32,
+    /// Of these, SPTEs that are the TDP MMU's and in no rmap.
+    pub(crate) tdp_aliases: u32,
     pub(crate) consistent: bool,
     pub(crate) exact: bool,
+    pub(crate) happened: &'static Happened,
 }
 
 impl Subject {
@@ -47,9 +80,16 @@ impl Subject {
         Self {
             build: scheme.build,
             aliases: scheme.aliases(ALIASES),
+            tdp_aliases: scheme.tdp_aliases(),
             consistent: scheme.consistent,
             exact: scheme.exact,
+            happened: Box::leak(Box::default()),
         }
+    }
+
+    /// SPTEs of an rmap beyond which it is recycled.
+    fn recycle_threshold(self) -> u32 {
+        RECYCLE_THRESHOLD - self.tdp_aliases
     }
 }
 
@@ -65,7 +105,7 @@ fn below(n: u64) -> u64 {
 /// not pinned, an ager of the pinned gfn, and the hardware.
 pub(crate) fn random_history(subject: Subject) {
     let mut config = MmuConfig::new(Gfn(0), REGIONS * REGION_NPAGES, subject.aliases);
-    config.recycle_threshold = RECYCLE_THRESHOLD;
+    config.recycle_threshold = subject.recycle_threshold();
     if below(2) == 0 {
         config = config.with_accessed(AccessedBits::AccessTracking);
     }
@@ -105,10 +145,10 @@ impl Pinned {
         let mut vcpu = Vcpu::new();
         for _ in 0..below(3) {
             if let Some(beside) = pinned.beside() {
-                fault(mmu, &mut vcpu, beside);
+                fault(mmu, &mut vcpu, beside, subject.happened);
             }
         }
-        fault(mmu, &mut vcpu, mapping);
+        fault(mmu, &mut vcpu, mapping, subject.happened);
         pinned
     }
 
@@ -124,14 +164,18 @@ impl Pinned {
     }
 }
 
-fn fault(mmu: &dyn Mmu, vcpu: &mut Vcpu, mapping: Mapping) {
+fn fault(mmu: &dyn Mmu, vcpu: &mut Vcpu, mapping: Mapping, happened: &Happened) {
     let access = if below(2) == 0 {
         Access::Read
     } else {
         Access::Write
     };
     let outcome = mmu.fault(vcpu, mapping, access);
-    assert!(outcome.is_ok(), "I-chain: fault: {outcome:?}");
+    match outcome {
+        Ok(FaultOutcome::Recycled { .. }) => happened.recycled.fetch_add(1, Relaxed),
+        Ok(_) => 0,
+        Err(error) => panic!("I-chain: fault: {error}"),
+    };
 }
 
 fn zap(mmu: &dyn Mmu, vcpu: &mut Vcpu, mapping: Mapping) {
@@ -157,6 +201,10 @@ impl<'a> WorkerVcpu<'a> {
         }
     }
 
+    fn happened(&self) -> &'static Happened {
+        self.pinned.subject.happened
+    }
+
     fn run(mut self) {
         for _ in 0..OPS_PER_VCPU {
             self.step();
@@ -168,7 +216,7 @@ impl<'a> WorkerVcpu<'a> {
         let number = if below(2) == 0 { SHARED } else { self.own };
         let place = self.place(number);
         match below(16) {
-            0..5 => fault(self.mmu, &mut self.vcpu, place),
+            0..5 => fault(self.mmu, &mut self.vcpu, place, self.happened()),
             5..8 => zap(self.mmu, &mut self.vcpu, place),
             8 | 9 => self.fault_or_zap_beside_pinned(),
             10 => {
@@ -179,7 +227,8 @@ impl<'a> WorkerVcpu<'a> {
             11 => drop(self.mmu.write_protect(region(number))),
             12 => {
                 let zapped = self.mmu.zap_collapsible(&mut self.vcpu, region(number));
-                assert!(zapped.is_ok(), "I-chain: collapse: {zapped:?}");
+                let zapped = zapped.expect("I-chain: collapse");
+                self.happened().collapsed.fetch_add(zapped as u64, Relaxed);
             }
             _ => self.reuse_page(),
         }
@@ -200,7 +249,9 @@ impl<'a> WorkerVcpu<'a> {
 
     fn fault_or_zap_beside_pinned(&mut self) {
         match self.pinned.beside() {
-            Some(beside) if below(2) == 0 => fault(self.mmu, &mut self.vcpu, beside),
+            Some(beside) if below(2) == 0 => {
+                fault(self.mmu, &mut self.vcpu, beside, self.happened());
+            }
             Some(beside) => zap(self.mmu, &mut self.vcpu, beside),
             None => {}
         }
@@ -212,11 +263,14 @@ impl<'a> WorkerVcpu<'a> {
         let level = [Level::Size4K, Level::Size2M][below(4).saturating_sub(2) as usize];
         let alias = below(u64::from(self.pinned.subject.aliases)) as u32;
         let place = Mapping::new(start, level, alias);
-        fault(self.mmu, &mut self.vcpu, place);
+        fault(self.mmu, &mut self.vcpu, place, self.happened());
         let given = self.mmu.give_page_away(&mut self.vcpu, place);
         thread::yield_now();
         let changed = match given {
-            Ok(given) => self.mmu.take_page_back(given),
+            Ok(given) => {
+                self.happened().reused.fetch_add(1, Relaxed);
+                self.mmu.take_page_back(given)
+            }
             Err(error) => panic!("I-chain: give_page_away: {error}"),
         };
         assert_eq!(changed, 0, "I-life: a stranger's words were changed");
