@@ -5,9 +5,16 @@
 
 use std::sync::OnceLock;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rmap::{LockKind, MmuConfig};
 
 static CHOSEN: OnceLock<LockKind> = OnceLock::new();
+
+/// Reads a lock's name on a command line, whose help lists them all.
+#[must_use]
+pub fn named() -> impl TypedValueParser<Value = LockKind> {
+    PossibleValuesParser::new(LockKind::ALL.map(LockKind::name)).try_map(|name| name.parse())
+}
 
 /// Chooses the lock. Only the first choice counts: call it before MMUs are built.
 pub fn choose(kind: LockKind) {

@@ -118,7 +118,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
 }
 
 fn schemes(asked: &[String]) -> Result<Vec<String>> {
-    let known: Vec<_> = rmap::schemes().iter().collect();
+    let known: Vec<_> = rmap::schemes().iter().chain(rmap::ablations()).collect();
     if let Some(unknown) = asked.iter().find(|name| rmap::scheme(name).is_none()) {
         let names: Vec<&str> = known.iter().map(|s| s.name).collect();
         bail!(
@@ -128,7 +128,7 @@ fn schemes(asked: &[String]) -> Result<Vec<String>> {
     }
     let wanted = known.iter().filter(|s| {
         if asked.is_empty() {
-            s.sound
+            s.sound && rmap::schemes().iter().any(|scheme| scheme.name == s.name)
         } else {
             asked.iter().any(|a| a == s.name)
         }

@@ -76,7 +76,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Which lock mmu_lock is.
-    #[arg(long, value_name = "LOCK", default_value_t)]
+    #[arg(long, value_name = "LOCK", default_value_t, value_parser = mmu_lock::named())]
     pub(crate) mmu_lock: LockKind,
     #[command(flatten)]
     pub(crate) baseline: BaselineArgs,

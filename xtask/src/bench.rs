@@ -22,6 +22,16 @@ const PROFILER_COST: &str = "profiler-cost";
 /// What reading a VM's rmap heads costs it; xtask's own too.
 const CENSUS_COST: &str = "census-cost";
 
+/// Printed before the program's own help, which a first build may keep waiting for.
+const HELP: &str = "\
+cargo xtask bench [WORKLOAD]… [OPTION]…  measure workloads (all, if none is named)
+cargo xtask bench self-test              show what the statistics see
+cargo xtask bench replay                 a recorded host under every scheme
+cargo xtask bench profiler-cost          what watching a host costs it
+cargo xtask bench census-cost            what a census costs a guest
+Each has its own --help. That of the benchmark itself, built first if need be:
+";
+
 /// Everything after `bench` is the benchmark's own: see `cargo xtask bench --help`,
 /// `cargo xtask bench replay --help` for a recorded host under every scheme,
 /// `cargo xtask bench profiler-cost --help` for what watching a host costs it, and
@@ -47,6 +57,12 @@ pub(crate) fn run(options: &Options) -> Outcome {
         Some((first, rest)) if first == REPLAY => (REPLAY, rest),
         _ => ("run", options.arguments.as_slice()),
     };
+    if arguments
+        .iter()
+        .any(|argument| argument == "--help" || argument == "-h")
+    {
+        println!("{HELP}");
+    }
     let mut command = command(subcommand)?;
     command.args(arguments);
     let status = process::status(&mut command)?;

@@ -12,6 +12,7 @@ use rmap::{LockKind, SchemeInfo};
 
 use super::{Plan, SchemeOutcome, stress};
 use crate::{
+    mmu_lock,
     plan::{self, PlanError},
     rng::Rng,
     signals::Signals,
@@ -60,7 +61,7 @@ pub struct StressArgs {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Which lock mmu_lock is.
-    #[arg(long, value_name = "LOCK", default_value_t)]
+    #[arg(long, value_name = "LOCK", default_value_t, value_parser = mmu_lock::named())]
     mmu_lock: LockKind,
     /// Print one JSON object a scheme instead of the table.
     #[arg(long)]

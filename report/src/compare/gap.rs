@@ -199,6 +199,11 @@ fn unknown(profile: &ResultFile) -> Observed<[f64; 3]> {
     ))
 }
 
+/// States of the caches in which schemes are held against each other. How far cold misses
+/// of neighbouring callbacks overlap differs between two builds of one walk by more than
+/// locks do.
+const COMPARED: [Cache; 2] = [Cache::Hot, Cache::Swept];
+
 /// What each scheme would change, weighted by the recorded callbacks.
 pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
     let Some(own) = own else { return Vec::new() };
@@ -223,7 +228,7 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
         found.push(Saving {
             kind: row.kind,
             scheme: row.scheme.clone(),
-            ns: Cache::ALL
+            ns: COMPARED
                 .into_iter()
                 .filter_map(|cache| Some((cache, difference(&pairs, cache)?)))
                 .collect(),

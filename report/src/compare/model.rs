@@ -141,13 +141,16 @@ fn real(rows: &[&Row]) -> Vec<Measured> {
     points
 }
 
-/// The curve at the chain lengths of the real side, over every range it has.
+/// The curve at the chain lengths of the real side; over every range it has, if the real
+/// side has several too, so that both sides are fitted to the same.
 fn synthetic(rows: &[&Row], curve: &Curve, cache: Cache) -> Vec<Measured> {
     let mut lens: Vec<f64> = rows.iter().map(|r| r.band.mean_len).collect();
     lens.sort_by(f64::total_cmp);
     lens.dedup();
     let mut points = Vec::new();
-    for pages in curve.ranges(cache) {
+    let only_one = rows.iter().all(|row| row.pages == 1.0);
+    let ranges = curve.ranges(cache).into_iter();
+    for pages in ranges.filter(|pages| *pages == 1 || !only_one) {
         for len in &lens {
             if let Some(point) = curve.at(cache, pages as f64, *len)
                 && let Some(half) = point.half_width_ns()

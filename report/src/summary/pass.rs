@@ -36,8 +36,9 @@ fn table(vm_bytes: Option<u64>, cells: &[&BenchRecord]) -> Table {
         format!("{WORKLOAD}: faulting in a VM{size}, and aging it meanwhile"),
         vec![
             Column::text("scheme"),
-            Column::number("SPTEs"),
-            Column::number("vCPUs"),
+            // What a row is about, and so beside it where the table is cut in two.
+            Column::text("SPTEs"),
+            Column::text("vCPUs"),
             Column::number("no aging (ms)"),
             Column::number("aging (ms)"),
             Column::number("slow-down"),
