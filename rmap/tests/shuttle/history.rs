@@ -205,6 +205,11 @@ impl<'a> WorkerVcpu<'a> {
         self.pinned.subject.happened
     }
 
+    fn fault(&mut self, mapping: Mapping) {
+        let happened = self.happened();
+        fault(self.mmu, &mut self.vcpu, mapping, happened);
+    }
+
     fn run(mut self) {
         for _ in 0..OPS_PER_VCPU {
             self.step();
@@ -216,7 +221,7 @@ impl<'a> WorkerVcpu<'a> {
         let number = if below(2) == 0 { SHARED } else { self.own };
         let place = self.place(number);
         match below(16) {
-            0..5 => fault(self.mmu, &mut self.vcpu, place, self.happened()),
+            0..5 => self.fault(place),
             5..8 => zap(self.mmu, &mut self.vcpu, place),
             8 | 9 => self.fault_or_zap_beside_pinned(),
             10 => {
@@ -250,7 +255,7 @@ impl<'a> WorkerVcpu<'a> {
     fn fault_or_zap_beside_pinned(&mut self) {
         match self.pinned.beside() {
             Some(beside) if below(2) == 0 => {
-                fault(self.mmu, &mut self.vcpu, beside, self.happened());
+                self.fault(beside);
             }
             Some(beside) => zap(self.mmu, &mut self.vcpu, beside),
             None => {}
@@ -263,7 +268,7 @@ impl<'a> WorkerVcpu<'a> {
         let level = [Level::Size4K, Level::Size2M][below(4).saturating_sub(2) as usize];
         let alias = below(u64::from(self.pinned.subject.aliases)) as u32;
         let place = Mapping::new(start, level, alias);
-        fault(self.mmu, &mut self.vcpu, place, self.happened());
+        self.fault(place);
         let given = self.mmu.give_page_away(&mut self.vcpu, place);
         thread::yield_now();
         let changed = match given {
@@ -316,8 +321,15 @@ fn touch(mmu: &dyn Mmu, pinned: Pinned) {
     }
 }
 
+/// Says which invariant is broken, if one is.
+fn verify(mmu: &dyn Mmu) {
+    if let Err(violation) = mmu.verify() {
+        panic!("{violation}");
+    }
+}
+
 fn check_at_rest(mmu: &dyn Mmu, pinned: Pinned) {
-    assert_eq!(mmu.verify(), Ok(()));
+    verify(mmu);
     assert_eq!(
         mmu.deferred_descs(),
         0,
@@ -335,6 +347,6 @@ fn check_at_rest(mmu: &dyn Mmu, pinned: Pinned) {
     let mut vcpu = Vcpu::new();
     let unmapped = mmu.unmap_range(&mut vcpu, whole);
     assert!(unmapped.is_ok(), "I-chain: {unmapped:?}");
-    assert_eq!(mmu.verify(), Ok(()));
+    verify(mmu);
     assert!(!mmu.test_age(whole).young, "I-zap: a zapped SPTE is young");
 }
