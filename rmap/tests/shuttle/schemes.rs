@@ -16,7 +16,7 @@ use crate::{
 const TEST: &str = "i_chain_i_bit_i_life_i_young_and_i_zap_over_random_histories";
 
 /// Schedules in which everything that can happen does.
-const ENOUGH: u64 = 200;
+const ENOUGH: u64 = 5_000;
 
 /// Runs one scheme; returns what went wrong and how to see it again.
 fn check(scheme: &SchemeInfo, schedules: Schedules) -> Option<String> {
