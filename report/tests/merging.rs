@@ -9,7 +9,7 @@ use report::{
     Observed, ResultFile,
     latency::Latency,
     merge::{MergeError, Merger},
-    schema::{Cache, CallbackKind, Op, Record, ResultKind},
+    schema::{Cache, CallbackKind, HeldUp, InterferenceRecord, Op, Record, ResultKind},
 };
 
 const KIND: CallbackKind = CallbackKind::ClearFlushYoung;
@@ -30,6 +30,41 @@ fn timed(latencies: &[u64]) -> Record {
         cell.latency = Observed::Value(latency);
     }
     record
+}
+
+#[test]
+fn faults_and_waits_of_many_vms_become_one_distribution() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = |name, ns: &[u64]| {
+        let waits = |vm, not_aging| {
+            let mut latency = Latency::new();
+            ns.iter().for_each(|ns| latency.record_ns(*ns));
+            Record::Interference(Box::new(InterferenceRecord {
+                run: 0,
+                vm: Some(vm),
+                what: HeldUp::FaultWait,
+                while_aging: Observed::Value(latency),
+                not_aging,
+            }))
+        };
+        let records = [
+            waits(0, Observed::missing("nobody looked")),
+            waits(1, Observed::missing("nobody looked")),
+            waits(2, Observed::Value(Latency::new())),
+        ];
+        file(folder.path(), name, ResultKind::Profile, &records)
+    };
+    let files = [profile("a.jsonl", &[100, 200]), profile("b.jsonl", &[300])];
+    let sums: Vec<_> = merged(&files)
+        .unwrap()
+        .into_iter()
+        .filter_map(|record| match record {
+            Record::Interference(sum) => Some((sum.vm, sum.while_aging.value()?.count())),
+            _ => None,
+        })
+        .collect();
+    // What was not observed of some is not made up of the others.
+    assert_eq!(sums, [(None, 6), (None, 3)]);
 }
 
 #[test]

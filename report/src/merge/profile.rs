@@ -1,18 +1,19 @@
 //! Profiles: counts added, histograms merged, per kind, caller and chain length.
 //!
-//! VMs keep their records and censuses under new numbers; callbacks are summed
-//! over VMs, which differ from file to file. Raw events are not carried over:
+//! VMs keep their records and censuses under new numbers; callbacks, faults and waits are
+//! summed over VMs, which differ from file to file. Raw events are not carried over:
 //! their times refer to a run of their own, and they are counted as lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use crate::{
     Observed,
     compare::cost_records,
     latency::Latency,
     schema::{
-        CallbackKind, CallbackRecord, CallerClass, ChainLen, LossRecord, MechanismRecord,
-        OverheadRecord, Record, RunRecord, Samples, Sampling, StackRecord,
+        CallbackKind, CallbackRecord, CallerClass, ChainLen, HeldUp, InterferenceRecord,
+        LossRecord, MechanismRecord, OverheadRecord, Record, RunRecord, Samples, Sampling,
+        StackRecord,
     },
 };
 
@@ -27,6 +28,8 @@ type Seen = (bool, bool, Option<u64>, bool, bool, bool);
 pub(super) struct Sums {
     runs: BTreeMap<String, RunRecord>,
     callbacks: BTreeMap<CallbackKey, CallbackRecord>,
+    /// By run, what took time, and which of the two times were observed.
+    held_up: BTreeMap<(u32, HeldUp, (bool, bool)), InterferenceRecord>,
     losses: BTreeMap<(u32, String, String), Observed<u64>>,
     overheads: BTreeMap<(u32, String), OverheadRecord>,
     stacks: BTreeMap<(u32, CallerClass, Vec<String>), u64>,
@@ -92,7 +95,7 @@ impl Sums {
         match record {
             Record::Vm(vm) => vm.vm = number(vm.vm),
             Record::Census(census) => census.vm = number(census.vm),
-            Record::Interference(held_up) => held_up.vm = held_up.vm.map(number),
+            Record::Interference(held_up) => held_up.vm = None,
             Record::Callbacks(callbacks) => callbacks.vm = None,
             _ => {}
         }
@@ -102,6 +105,7 @@ impl Sums {
         match record {
             Record::Run(_) => {}
             Record::Callbacks(cell) => self.add_callbacks(*cell),
+            Record::Interference(held_up) => self.add_held_up(*held_up),
             Record::Loss(loss) => {
                 let sum = self.losses.entry((loss.run, loss.signal, loss.cause));
                 add_observed(sum.or_insert(Observed::Value(0)), &loss.count);
@@ -157,6 +161,21 @@ impl Sums {
         add_latency(&mut sum.tdp, &cell.tdp);
     }
 
+    fn add_held_up(&mut self, held_up: InterferenceRecord) {
+        let seen = (
+            held_up.while_aging.value().is_some(),
+            held_up.not_aging.value().is_some(),
+        );
+        match self.held_up.entry((held_up.run, held_up.what, seen)) {
+            Entry::Vacant(new) => drop(new.insert(held_up)),
+            Entry::Occupied(mut sum) => {
+                let sum = sum.get_mut();
+                add_latency(&mut sum.while_aging, &held_up.while_aging);
+                add_latency(&mut sum.not_aging, &held_up.not_aging);
+            }
+        }
+    }
+
     fn add_overhead(&mut self, overhead: OverheadRecord) {
         let key = (overhead.run, overhead.program.clone());
         match self.overheads.get_mut(&key) {
@@ -182,6 +201,8 @@ impl Sums {
         records.extend(self.others);
         let callbacks = self.callbacks.into_values();
         records.extend(callbacks.map(|cell| Record::Callbacks(Box::new(cell))));
+        let held_up = self.held_up.into_values();
+        records.extend(held_up.map(|sum| Record::Interference(Box::new(sum))));
         let costs = cost_records(&records, 0);
         records.extend(costs.into_iter().map(Record::Cost));
         for ((run, caller, frames), count) in self.stacks {
