@@ -20,6 +20,7 @@ use report::{Observed, ResultFile, ResultWriter, compare, host, letter, summary}
 use crate::clock::Clock;
 use crate::cpus::{CpuList, pin_current_thread};
 use crate::mmu_lock;
+use crate::plan;
 use crate::rng::Rng;
 use crate::signals::Signals;
 use crate::workloads::vm::{self, Vm};
@@ -118,22 +119,19 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
 }
 
 fn schemes(asked: &[String]) -> Result<Vec<String>> {
-    let known: Vec<_> = rmap::schemes().iter().chain(rmap::ablations()).collect();
-    if let Some(unknown) = asked.iter().find(|name| rmap::scheme(name).is_none()) {
-        let names: Vec<&str> = known.iter().map(|s| s.name).collect();
-        bail!(
-            "there is no scheme '{unknown}': the schemes are {}",
-            names.join(", ")
-        );
+    if asked.is_empty() {
+        let sound = rmap::schemes().iter().filter(|scheme| scheme.sound);
+        return Ok(sound.map(|scheme| scheme.name.to_owned()).collect());
     }
-    let wanted = known.iter().filter(|s| {
-        if asked.is_empty() {
-            s.sound && rmap::schemes().iter().any(|scheme| scheme.name == s.name)
-        } else {
-            asked.iter().any(|a| a == s.name)
-        }
-    });
-    Ok(wanted.map(|s| s.name.to_owned()).collect())
+    let known = rmap::schemes().iter().chain(rmap::ablations());
+    let known: Vec<&str> = known.map(|scheme| scheme.name).collect();
+    let kept = plan::select(asked, &known).map_err(|unknown| {
+        anyhow!(
+            "there is no scheme '{unknown}': the schemes are {}",
+            known.join(", ")
+        )
+    })?;
+    Ok(kept.into_iter().map(str::to_owned).collect())
 }
 
 /// Per scheme, per round, the time of each group.

@@ -153,15 +153,20 @@ impl Symbols {
         }
     }
 
-    /// The name of the function `name`, or of the compiler's clone of it.
-    pub(crate) fn form_of(&self, name: &str) -> Option<&str> {
+    /// The name under which the function `name` is entered: its own, or that of the
+    /// compiler's clone of it. A part of it that was put elsewhere is no entry.
+    pub(crate) fn entered_as(&self, name: &str) -> Option<&str> {
+        const PARTS: [&str; 2] = [".cold", ".part."];
         let mut names = self.sorted.iter().map(|symbol| self.name(symbol));
-        names.find(|symbol| is_form_of(symbol, name))
+        names.find(|symbol| {
+            is_form_of(symbol, name) && !PARTS.iter().any(|part| symbol.contains(part))
+        })
     }
 
-    /// Whether `name`, or the compiler's clone of it, exists.
+    /// Whether `name`, or the compiler's clone or part of it, exists.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.form_of(name).is_some()
+        let mut names = self.sorted.iter().map(|symbol| self.name(symbol));
+        names.any(|symbol| is_form_of(symbol, name))
     }
 
     /// The table of meaningful text ranges, sorted and without overlap. A

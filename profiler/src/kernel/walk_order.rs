@@ -22,7 +22,7 @@ impl Symbols {
         if self.has("kvm_age_rmap") {
             return Ok(WalkOrder::RmapsFirst);
         }
-        let rmaps = self.form_of("kvm_rmap_age_gfn_range");
+        let rmaps = self.entered_as("kvm_rmap_age_gfn_range");
         let inlined = "kvm_rmap_age_gfn_range, where the TDP MMU's part ends, was inlined away";
         rmaps
             .map(WalkOrder::TdpFirst)
@@ -44,7 +44,9 @@ mod tests {
         let clone = "kvm_rmap_age_gfn_range.isra.0";
         let cloned = with(clone);
         assert_eq!(cloned.walk_order(), Ok(WalkOrder::TdpFirst(clone)));
-        let error = with("something").walk_order().expect_err("neither");
-        assert!(error.contains("inlined away"), "{error}");
+        for none in ["something", "kvm_rmap_age_gfn_range.cold"] {
+            let error = with(none).walk_order().expect_err("no entry");
+            assert!(error.contains("inlined away"), "{error}");
+        }
     }
 }
