@@ -1,8 +1,6 @@
 //! Programs loaded and attached, one at a time.
 //!
-//! `doctor` tries them so, and observing keeps them so: what is said to work is
-//! what is then done. Dropping a [`Hook`] detaches its program; the descriptor
-//! keeps it loaded until then.
+//! Dropping a [`Hook`] detaches its program; the descriptor keeps it loaded until then.
 
 use std::{any::Any, io};
 

@@ -14,6 +14,7 @@ mod logger;
 mod object;
 mod observe;
 mod privileges;
+mod programs;
 mod record;
 mod tables;
 mod vms;
