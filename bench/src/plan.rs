@@ -40,7 +40,7 @@ impl Scale {
     pub fn vm_gib(self) -> f64 {
         match self {
             Self::Quick => 0.25,
-            Self::Full => 1.0,
+            Self::Full => 0.5,
         }
     }
 

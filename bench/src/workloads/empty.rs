@@ -18,7 +18,7 @@ use crate::disturb::ThreadWatch;
 use crate::eviction::Touched;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
-use crate::subject;
+use crate::subject::{self, Kind};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::vm::{self, Vm};
 
@@ -37,6 +37,8 @@ struct Grid {
     cache: Cache,
     slot_pages: u64,
     empty_shares: &'static [f64],
+    /// Peers look every page of a slot up in a hash map, which takes long.
+    with_peers: bool,
 }
 
 fn grids(plan: &Plan) -> Vec<Grid> {
@@ -44,12 +46,14 @@ fn grids(plan: &Plan) -> Vec<Grid> {
         cache: Cache::Hot,
         slot_pages: SMALL_SLOT,
         empty_shares: &[0.0, 0.5, 0.99],
+        with_peers: true,
     };
     let twice_the_cache = 2 * plan.caches.llc_bytes / HEAD_BYTES;
     let large = Grid {
         cache: Cache::Cold,
         slot_pages: LARGE_SLOT.min(twice_the_cache).max(SMALL_SLOT),
         empty_shares: &[0.99],
+        with_peers: false,
     };
     match plan.scale {
         Scale::Quick => vec![small],
@@ -78,9 +82,10 @@ impl Workload for Empty {
     }
 
     fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
-        let subjects = subject::keep(&plan.schemes, |_| true);
         let mut cells = Vec::new();
         for grid in grids(plan) {
+            let subjects =
+                subject::keep(&plan.schemes, |s| s.kind != Kind::Peer || grid.with_peers);
             for &empty_share in grid.empty_shares {
                 let family = cells.len() as u32;
                 for scheme in &subjects {

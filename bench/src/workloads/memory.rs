@@ -17,7 +17,7 @@ use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::vm::{self, Vm};
 
 /// Pages of the VM.
-const GFNS: u64 = 1 << 15;
+const GFNS: u64 = 1 << 14;
 /// Bytes of an SPTE.
 const SPTE_BYTES: u64 = 8;
 

@@ -51,9 +51,9 @@ const SWEPT_CHAINS: [u32; 5] = [1, 4, 16, 64, 200];
 const WHOLE_SLOT: u64 = HOT_GFNS.1;
 /// Chain lengths around the edges of the layout, and up to KVM's limit.
 const ALL_CHAINS: [u32; 14] = [0, 1, 2, 4, 8, 14, 15, 16, 32, 64, 128, 200, 256, 1000];
-/// Chain lengths of peers in a quick run; they are no part of the comparison with
-/// real callbacks, and slow.
-const QUICK_PEER_CHAINS: [u32; 2] = [1, 16];
+/// Chain lengths of peers, which are no part of the comparison with real callbacks and
+/// slow to fill, in a quick run and in a full one.
+const PEER_CHAINS: (&[u32], &[u32]) = (&[1, 16], &[0, 1, 2, 4, 16, 64, 256]);
 /// Huge pages of a set.
 const HUGE_PAGES: u64 = 2;
 /// Every SPTE young: a running guest.
@@ -101,13 +101,7 @@ const FULL: [Grid; 13] = [
     Grid::new(Cache::Swept, &[YOUNG, OLD], 64, &SWEPT_CHAINS).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 16]),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1, 16]),
-    Grid::new(
-        Cache::Cold,
-        &[YOUNG, OLD],
-        1,
-        &[0, 2, 4, 8, 14, 15, 32, 64, 128, 200, 256],
-    )
-    .only_quick_to_fill(),
+    Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[0, 2, 4, 14, 15, 64, 200]).only_quick_to_fill(),
     Grid::huge(Level::Size2M, 1, &[1, 16]),
     Grid::huge(Level::Size2M, Level::Size2M.npages(), &[1, 16]),
     Grid::huge(Level::Size1G, Level::Size1G.npages(), &[1]),
@@ -148,7 +142,10 @@ impl Grid {
     /// The subjects measured with chains of this length.
     fn subjects(&self, plan: &Plan, chain_len: u32) -> Vec<String> {
         let whole_empty_slot = chain_len == 0 && self.range_pages == WHOLE_SLOT;
-        let for_peers = plan.scale == Scale::Full || QUICK_PEER_CHAINS.contains(&chain_len);
+        let for_peers = match plan.scale {
+            Scale::Quick => PEER_CHAINS.0.contains(&chain_len),
+            Scale::Full => PEER_CHAINS.1.contains(&chain_len),
+        };
         subject::keep(&plan.schemes, |s| {
             chain_len <= s.max_aliases
                 && (s.kind != Kind::Peer || for_peers)
