@@ -1,0 +1,92 @@
+//! What is counted, and what is missing with its reason.
+
+use super::*;
+
+fn burn() -> u64 {
+    (0..2_000_000_u64).fold(0, |sum, i| std::hint::black_box(sum ^ i))
+}
+
+fn value(readings: &[Reading], name: &str) -> Observed<f64> {
+    readings
+        .iter()
+        .find(|r| r.0 == name)
+        .expect("every name is reported")
+        .1
+        .clone()
+}
+
+#[test]
+fn every_name_is_reported_with_a_value_or_a_reason() {
+    let mut set = CounterSet::open();
+    set.start();
+    std::hint::black_box(burn());
+    set.stop();
+    let readings = set.per_operation(1);
+    for name in names().chain([RUNNING_SHARE]) {
+        let reading = value(&readings, name);
+        assert!(reading.value().is_some() || reading.reason().is_some_and(|r| r.len() > 10));
+    }
+}
+
+#[test]
+fn a_machine_without_the_event_gives_null_and_not_zero() {
+    let mut set = CounterSet::open();
+    set.start();
+    std::hint::black_box(burn());
+    set.stop();
+    match value(&set.per_operation(1), "instructions") {
+        Observed::Value(count) => assert!(count > 1e6, "{count}"),
+        Observed::Missing(reason) => assert!(!reason.is_empty()),
+    }
+}
+
+#[test]
+fn what_is_missing_from_the_start_is_what_every_reading_lacks() {
+    let mut set = CounterSet::open();
+    let missing = set.missing();
+    set.start();
+    std::hint::black_box(burn());
+    set.stop();
+    for (name, reading) in set.per_operation(1) {
+        match missing.get(name) {
+            Some(reason) => assert_eq!(reading.reason(), Some(reason.as_str()), "{name}"),
+            None => assert!(reading.value().is_some(), "{name}: {reading:?}"),
+        }
+    }
+}
+
+#[test]
+fn software_counters_include_the_kernels_part() {
+    let mut set = CounterSet::open();
+    set.start();
+    for _ in 0..10 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    set.stop();
+    match value(&set.per_operation(1), "context-switches") {
+        Observed::Value(count) => assert!(count >= 10.0, "{count}"),
+        Observed::Missing(reason) => assert!(reason.contains("permitted"), "{reason}"),
+    }
+}
+
+#[test]
+fn nothing_done_is_missing_and_not_infinite() {
+    let mut set = CounterSet::open();
+    set.start();
+    set.stop();
+    for (name, reading) in set.per_operation(0) {
+        assert!(
+            name == RUNNING_SHARE || reading.reason().is_some(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_counter_is_refused_with_the_known_ones() {
+    let error = open("flux").expect_err("refused");
+    assert!(
+        error.contains("'flux'") && error.contains("task-clock-ns"),
+        "{error}"
+    );
+}
