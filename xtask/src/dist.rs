@@ -35,9 +35,12 @@ pub(crate) fn build(arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     command
         .arg("--target-dir")
         .arg(process::workspace().join("target/static"));
-    command.env(
-        "RUSTFLAGS",
-        "-C target-feature=+crt-static -C strip=symbols",
-    );
+    command
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C strip=symbols",
+        )
+        // It would be stripped.
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false");
     process::executables(&mut command)
 }

@@ -187,6 +187,9 @@ fn content(machine: &Machine, selection: &Selection) -> Result<Content> {
         "profiler",
         "--package",
         "guest",
+        // Not the unit tests, each with a whole program compiled again.
+        "--test",
+        "live*",
     ];
     let mut programs: Vec<(String, PathBuf)> = dist::build(&tests)?
         .into_iter()

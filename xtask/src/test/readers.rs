@@ -16,7 +16,7 @@ const CARGO_FUZZ: Tool = Tool {
     version: "0.13.2",
 };
 /// Time the fuzzer gets, seconds.
-const FUZZ_SECONDS: u32 = 60;
+const FUZZ_SECONDS: u32 = 30;
 /// Longest input, bytes: a few records.
 const LONGEST_INPUT: u32 = 16 << 10;
 
