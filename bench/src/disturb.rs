@@ -11,6 +11,7 @@ use std::time::Instant;
 use nix::sys::resource::{UsageWho, getrusage};
 use perf_event::Counter;
 use report::Observed;
+use report::host::CoreWatch;
 use report::schema::Disturbance;
 
 use crate::counters;
@@ -167,6 +168,7 @@ pub struct RunWatch {
     steal_at_last: Result<u64, String>,
     switches: Observed<u64>,
     migrations: Observed<u64>,
+    core: CoreWatch,
 }
 
 impl RunWatch {
@@ -180,17 +182,20 @@ impl RunWatch {
             steal_at_last: steal,
             switches: Observed::Value(0),
             migrations: Observed::Value(0),
+            core: CoreWatch::start(),
         }
     }
 
     /// Takes in one measurement's threads; tells whether it was disturbed.
     pub fn judge(&mut self, threads: &[ThreadDisturbance]) -> bool {
+        self.core.look();
         let steal = stolen_ms(&self.cpus);
         let stolen = matches!((&self.steal_at_last, &steal), (Ok(last), Ok(now)) if now > last);
         self.steal_at_last = steal;
         for thread in threads {
-            add(&mut self.switches, &thread.involuntary_switches);
-            add(&mut self.migrations, &thread.migrations);
+            let plus = |sum: &mut u64, more: &u64| *sum += more;
+            self.switches.add_with(&thread.involuntary_switches, plus);
+            self.migrations.add_with(&thread.migrations, plus);
         }
         stolen || threads.iter().any(ThreadDisturbance::is_disturbed)
     }
@@ -205,15 +210,8 @@ impl RunWatch {
             steal_ms: steal.into(),
             involuntary_switches: self.switches,
             migrations: self.migrations,
+            core_loop: self.core.finish(),
         }
-    }
-}
-
-fn add(sum: &mut Observed<u64>, more: &Observed<u64>) {
-    match (&mut *sum, more) {
-        (Observed::Value(sum), Observed::Value(more)) => *sum += more,
-        (Observed::Value(_), Observed::Missing(reason)) => *sum = Observed::missing(reason.clone()),
-        (Observed::Missing(_), _) => {}
     }
 }
 
@@ -312,16 +310,6 @@ mod tests {
         assert!(thread(Observed::Value(0.02), 0).is_disturbed());
         assert!(thread(Observed::missing("no account"), 1).is_disturbed());
         assert!(!thread(Observed::missing("no account"), 0).is_disturbed());
-    }
-
-    #[test]
-    fn a_reason_is_never_turned_into_a_count() {
-        let mut sum = Observed::Value(3);
-        add(&mut sum, &Observed::Value(4));
-        assert_eq!(sum, Observed::Value(7));
-        add(&mut sum, &Observed::missing("no perf events"));
-        add(&mut sum, &Observed::Value(1));
-        assert_eq!(sum, Observed::missing("no perf events"));
     }
 
     #[test]

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use report::replay::{Group, Model, Recording, ReplayError};
-use report::schema::{Disturbance, Outcome, Record, ReplayRecord, ResultKind, Summary};
+use report::schema::{Outcome, Record, ReplayRecord, ResultKind, Summary};
 use report::{Observed, ResultFile, ResultWriter, compare, host, letter, summary};
 
 use crate::clock::Clock;
 use crate::cpus::{CpuList, pin_current_thread};
+use crate::disturb::RunWatch;
 use crate::mmu_lock;
 use crate::plan;
 use crate::rng::Rng;
@@ -79,6 +80,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
         clock: Clock::calibrate(),
         rng: Rng::new(args.seed.unwrap_or_else(Rng::fresh_seed)),
         signals: &signals,
+        watch: RunWatch::start(cpus.as_slice()),
     };
     report::say!("replaying {} groups of callbacks", recording.groups.len());
     let model = match &other {
@@ -102,11 +104,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     } else {
         (Outcome::Complete, None)
     };
-    let path = writer.finish(
-        outcome,
-        reason,
-        Disturbance::unwatched("a replay is judged by its rounds"),
-    )?;
+    let path = writer.finish(outcome, reason, player.watch.finish())?;
     for table in summary::tables(&ResultFile::read(&path)?) {
         report::out!("{}", letter::within(&table))?;
     }
@@ -141,6 +139,7 @@ struct Player<'a> {
     clock: Clock,
     rng: Rng,
     signals: &'a Signals,
+    watch: RunWatch,
 }
 
 impl Player<'_> {
@@ -202,6 +201,7 @@ impl Player<'_> {
                     recording.callers(),
                     &vms[cell],
                 )?;
+                self.watch.judge(&[]);
                 if let Some(round) = played[scheme].1.last_mut() {
                     round[index] = ns;
                 }

@@ -158,7 +158,7 @@ fn render(file: &ResultFile, json: bool) -> Result<String> {
     if json {
         return read_back(&file.path);
     }
-    let mut text = summary::heading(&file.context).join("\n");
+    let mut text = summary::heading(file).join("\n");
     text.push('\n');
     for table in summary::tables(file) {
         text.push('\n');

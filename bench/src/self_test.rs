@@ -79,7 +79,7 @@ pub fn run(args: &SelfTestArgs) -> Result<ExitCode> {
             .extend(["--seed".to_owned(), seed.to_string()]);
     }
     let mut writer = ResultWriter::create(&path, context)?;
-    let watch = RunWatch::start(cpus.as_slice());
+    let mut watch = RunWatch::start(cpus.as_slice());
     let mut bench = Bench::new(&args.scheme, seed)?;
     let mut verdicts = Vec::new();
     for kind in [Kind::Equal, Kind::Slower(args.slower)] {
@@ -90,6 +90,7 @@ pub fn run(args: &SelfTestArgs) -> Result<ExitCode> {
             }
             found.trials += 1;
             found.hits += u64::from(bench.trial(kind, args.rounds)?);
+            watch.judge(&[]);
         }
         writer.push(&Record::Bench(Box::new(kind.record(args, found)?)))?;
         report::say!("{}", kind.sentence(found));

@@ -144,11 +144,11 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
         }
         "tables" => {
             let file = directive.file("result")?;
-            (summary::tables(&file), summary::heading(&file.context))
+            (summary::tables(&file), summary::heading(&file))
         }
         "goals" => {
             let file = directive.file("result")?;
-            let heading = summary::heading(&file.context);
+            let heading = summary::heading(&file);
             (vec![summary::goals(&file)], heading)
         }
         other => {

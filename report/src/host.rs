@@ -1,5 +1,6 @@
 //! The context every result carries: this program, its command line, this host.
 
+mod cores;
 mod probe;
 
 use std::{
@@ -8,6 +9,7 @@ use std::{
     time::SystemTime,
 };
 
+pub use self::cores::CoreWatch;
 use self::probe::Probe;
 use crate::{
     Observed,

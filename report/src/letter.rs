@@ -16,7 +16,11 @@ pub const WIDTH: usize = 75;
 /// A result file as a cover letter.
 pub fn letter(file: &ResultFile) -> String {
     let mut out = String::new();
-    section(&mut out, "Hardware", &hardware(&file.context.host));
+    let mut machine = hardware(&file.context.host);
+    if let Some(looks) = summary::cores(&file.end.disturbance) {
+        machine.push(format!("cores: {looks}"));
+    }
+    section(&mut out, "Hardware", &machine);
     section(&mut out, "Software", &software(&file.context));
     let command = format!("$ {}", file.context.command.join(" "));
     section(

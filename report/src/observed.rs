@@ -40,6 +40,16 @@ impl<T> Observed<T> {
         }
     }
 
+    /// Adds another value to this one. A sum that lacks a part is no sum: the first reason
+    /// stays.
+    pub fn add_with(&mut self, more: &Self, plus: impl FnOnce(&mut T, &T)) {
+        match (&mut *self, more) {
+            (Self::Value(sum), Self::Value(more)) => plus(sum, more),
+            (Self::Value(_), Self::Missing(reason)) => *self = Self::Missing(reason.clone()),
+            (Self::Missing(_), _) => {}
+        }
+    }
+
     /// Applies `f` to the value, keeps the reason.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Observed<U> {
         match self {
@@ -140,6 +150,17 @@ mod tests {
         assert_eq!(json, r#"{"value":null,"reason":"no PMU"}"#);
         let back: Observed<u64> = serde_json::from_str(&json).unwrap();
         assert_eq!(back.reason(), Some("no PMU"));
+    }
+
+    #[test]
+    fn a_reason_is_never_turned_into_a_count() {
+        let plus = |sum: &mut u64, more: &u64| *sum += more;
+        let mut sum = Observed::Value(3);
+        sum.add_with(&Observed::Value(4), plus);
+        assert_eq!(sum, Observed::Value(7));
+        sum.add_with(&Observed::missing("no perf events"), plus);
+        sum.add_with(&Observed::Value(1), plus);
+        assert_eq!(sum, Observed::missing("no perf events"));
     }
 
     #[test]

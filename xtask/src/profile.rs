@@ -272,9 +272,11 @@ fn merge(mut writer: ResultWriter, runs: &[(ResultFile, Option<GuestRun>)]) -> R
         outcome = JobOutcome::Partial;
         reason = Some("interrupted".to_owned());
     }
-    let disturbance = runs.last().map_or_else(
-        || Disturbance::unwatched("nothing was recorded"),
-        |(file, _)| file.end.disturbance.clone(),
-    );
+    let disturbances = runs.iter().map(|(file, _)| file.end.disturbance.clone());
+    let disturbance = disturbances.reduce(|mut sum, more| {
+        sum.add(&more);
+        sum
+    });
+    let disturbance = disturbance.unwrap_or_else(|| Disturbance::unwatched("nothing was recorded"));
     Ok(writer.finish(outcome, reason, disturbance)?)
 }

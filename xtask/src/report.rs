@@ -96,7 +96,7 @@ pub(crate) fn print(file: &ResultFile, style: Style) -> Result<()> {
             ::report::out!("{}", serde_json::to_string_pretty(&whole)?)?;
         }
         Style::Markdown | Style::Csv => {
-            for line in summary::heading(&file.context) {
+            for line in summary::heading(file) {
                 let comment = if style == Style::Csv { "# " } else { "" };
                 ::report::out!("{comment}{line}")?;
             }

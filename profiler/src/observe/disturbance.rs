@@ -2,12 +2,13 @@
 
 use std::fs;
 
-use report::{Observed, schema::Disturbance};
+use report::{Observed, host::CoreWatch, schema::Disturbance};
 
 /// Counters at the start of a recording.
 pub(crate) struct Watch {
     steal_ms: Observed<u64>,
     involuntary: Observed<u64>,
+    core: CoreWatch,
 }
 
 impl Watch {
@@ -16,7 +17,13 @@ impl Watch {
         Self {
             steal_ms: steal_ms(),
             involuntary: involuntary_switches(),
+            core: CoreWatch::start(),
         }
+    }
+
+    /// Looks at the core this runs on.
+    pub(crate) fn look(&mut self) {
+        self.core.look();
     }
 
     /// What happened since then.
@@ -25,6 +32,7 @@ impl Watch {
             steal_ms: since(&self.steal_ms, steal_ms()),
             involuntary_switches: since(&self.involuntary, involuntary_switches()),
             migrations: Observed::missing("the recording runs in the kernel, not in a thread"),
+            core_loop: self.core.finish(),
         }
     }
 }

@@ -116,7 +116,7 @@ fn show(options: &Options, file: &ResultFile) -> Result<()> {
     if options.quiet {
         return Ok(());
     }
-    for line in summary::heading(&file.context) {
+    for line in summary::heading(file) {
         report::out!("{line}")?;
     }
     for table in summary::tables(file) {

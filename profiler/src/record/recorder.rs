@@ -100,6 +100,7 @@ impl<'a> Recorder<'a> {
                 number = signals.next() => return Ok(Ended::Signal(number)),
                 () = sleep_until(deadline.into()) => return Ok(Ended::Duration),
                 _ = ticks.tick() => {
+                    self.session.start.watch.look();
                     progress.set_position(millis(self.session.start.at.elapsed()));
                 }
                 () = self.session.turn() => self.stretches.add(self.session.take_turn()?),

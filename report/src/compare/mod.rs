@@ -33,6 +33,7 @@ use serde::Serialize;
 use crate::{
     ResultFile,
     schema::{Cache, CallbackKind, Host, Op, Record, ResultKind},
+    summary,
 };
 
 /// Shares of young SPTEs on the synthetic side.
@@ -165,6 +166,8 @@ pub struct Comparison {
     pub parts: Vec<Part>,
     /// What each scheme could save or add.
     pub changes: Vec<Saving>,
+    /// How fast the cores were while each side was measured, as far as it was watched.
+    pub cores: Vec<String>,
 }
 
 /// The scheme a kernel's own aging corresponds to.
@@ -174,6 +177,17 @@ pub fn kernel_scheme(host: &Host) -> Option<&'static str> {
         Some(false) => Some("rwlock-write"),
         None => None,
     }
+}
+
+/// What the looks at the cores said on both sides.
+fn cores(bench: &ResultFile, profile: &ResultFile) -> Vec<String> {
+    [("synthetic", bench), ("real", profile)]
+        .into_iter()
+        .filter_map(|(side, file)| {
+            let looks = summary::cores(&file.end.disturbance)?;
+            Some(format!("cores of the {side} side: {looks}."))
+        })
+        .collect()
 }
 
 /// Compares a bench result with a profile.
@@ -245,6 +259,7 @@ pub fn compare(
         models: model::fit(&rows, &curves),
         parts: gap::parts(profile, &rows),
         changes: gap::changes(&rows, kernel_scheme(&profile.context.host)),
+        cores: cores(bench, profile),
         rows,
         rate_hz: real::rate_hz(profile),
         callbacks_left_out,

@@ -140,6 +140,7 @@ impl Comparison {
             notes.push(format!("recorded host: {}.", self.profile_host.label));
             notes.push("two hosts: absolute times do not compare.".to_owned());
         }
+        notes.extend(self.cores.iter().cloned());
         notes.extend(self.profile_host.unusual.iter().map(|u| format!("{u}.")));
         notes
     }

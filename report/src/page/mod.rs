@@ -208,7 +208,7 @@ fn contexts(files: &[ResultFile]) -> String {
     for file in files {
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
         out.push_str(&element("h3", &format!("{name} ({})", file.context.kind)));
-        let mut lines = summary::heading(&file.context).join("\n");
+        let mut lines = summary::heading(file).join("\n");
         if let Some(reason) = &file.end.reason {
             lines.push_str(&format!("\nPARTIAL: {reason}"));
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Observed;
+use crate::{Observed, latency::Latency};
 
 /// The version of the schema a file was written with. Readers accept any
 /// minor of a major they know and refuse other majors.
@@ -26,7 +26,7 @@ impl SchemaVersion {
     /// The major version this crate reads and writes.
     pub const MAJOR: u32 = 1;
     /// The minor version this crate writes.
-    pub const MINOR: u32 = 7;
+    pub const MINOR: u32 = 8;
 
     /// The version this crate writes.
     pub fn current() -> Self {
@@ -210,6 +210,15 @@ pub struct Disturbance {
     pub involuntary_switches: Observed<u64>,
     /// Migrations of the measuring threads between CPUs.
     pub migrations: Observed<u64>,
+    /// Times of one loop of independent instructions, timed again and again meanwhile:
+    /// they are longer where another hardware thread uses the core too, or the clock is
+    /// lowered. Not timed in files of versions before 1.8.
+    #[serde(default = "cores_not_watched")]
+    pub core_loop: Observed<Latency>,
+}
+
+fn cores_not_watched() -> Observed<Latency> {
+    Observed::missing("the version that wrote this did not watch it")
 }
 
 impl Disturbance {
@@ -219,7 +228,19 @@ impl Disturbance {
             steal_ms: Observed::missing(reason),
             involuntary_switches: Observed::missing(reason),
             migrations: Observed::missing(reason),
+            core_loop: Observed::missing(reason),
         }
+    }
+
+    /// Adds what disturbed another part of the same job. What one part lacks the sum
+    /// lacks.
+    pub fn add(&mut self, other: &Self) {
+        let plus = |sum: &mut u64, more: &u64| *sum += more;
+        self.steal_ms.add_with(&other.steal_ms, plus);
+        self.involuntary_switches
+            .add_with(&other.involuntary_switches, plus);
+        self.migrations.add_with(&other.migrations, plus);
+        self.core_loop.add_with(&other.core_loop, Latency::merge);
     }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod callers;
 pub mod census;
+mod cores;
 mod goals;
 mod held_up;
 mod matrix;
@@ -17,15 +18,11 @@ mod verdict;
 pub mod watchers;
 
 pub(crate) use bench::describe;
+pub(crate) use cores::cores;
 pub use goals::goals;
 pub use verdict::shown as verdict_figure;
 
-use crate::{
-    ResultFile,
-    schema::{Context, ResultKind},
-    table::Table,
-    terminal,
-};
+use crate::{ResultFile, schema::ResultKind, table::Table, terminal};
 
 /// All tables of a result file, in the order they are read best.
 pub fn tables(file: &ResultFile) -> Vec<Table> {
@@ -41,7 +38,8 @@ pub fn tables(file: &ResultFile) -> Vec<Table> {
 }
 
 /// What the tables of a file are about: host, program, command, one line each.
-pub fn heading(context: &Context) -> Vec<String> {
+pub fn heading(file: &ResultFile) -> Vec<String> {
+    let context = &file.context;
     let revision = context
         .tool
         .git_revision
@@ -64,6 +62,9 @@ pub fn heading(context: &Context) -> Vec<String> {
     ];
     if let Some(lock) = &context.mmu_lock {
         lines.push(format!("model:   mmu_lock is {lock}"));
+    }
+    if let Some(looks) = cores(&file.end.disturbance) {
+        lines.push(format!("cores:   {looks}"));
     }
     lines.extend(
         context
