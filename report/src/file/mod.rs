@@ -7,6 +7,7 @@
 //! error names file, line and field.
 
 mod numbers;
+mod place;
 mod read;
 mod write;
 

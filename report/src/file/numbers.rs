@@ -5,6 +5,8 @@
 //! number stands under says what it may be, as it says its unit; so fields that
 //! are added later are checked without being listed here.
 
+use super::place::string_end;
+
 /// A number that cannot be.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Impossible {
@@ -56,19 +58,6 @@ pub(super) fn first_impossible(line: &str) -> Option<Impossible> {
         }
     }
     None
-}
-
-/// The byte after a string's closing quote.
-fn string_end(bytes: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    bytes.len()
 }
 
 fn number_end(bytes: &[u8], start: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Reading a result file that may be damaged, foreign or hostile.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::numbers;
+use super::{numbers, place::field_at};
 use crate::schema::{Context, End, Outcome, Record, SchemaVersion};
 use crate::terminal::harmless;
 
@@ -250,10 +251,21 @@ const UNKNOWN_RECORD: &str = "unknown kind of record ";
 
 /// The record's name, read first: a record is then read as its own type, which
 /// is faster than trying, and an error can name the field.
-#[derive(Deserialize)]
-struct Tag<'a> {
-    #[serde(borrow)]
-    record: std::borrow::Cow<'a, str>,
+fn name(line: &str) -> Result<Cow<'_, str>, String> {
+    #[derive(Deserialize)]
+    struct Tag<'a> {
+        #[serde(borrow)]
+        record: Cow<'a, str>,
+    }
+    // As it is written: no look at the rest of the line.
+    let written = line.strip_prefix(r#"{"record":""#);
+    if let Some((name, _)) = written.and_then(|rest| rest.split_once('"'))
+        && !name.contains('\\')
+    {
+        return Ok(Cow::Borrowed(name));
+    }
+    let tag: Tag<'_> = serde_json::from_str(line).map_err(|e| e.to_string())?;
+    Ok(tag.record)
 }
 
 fn parse_record(line: &str, path: &Path, number: u64) -> Result<Record, ReadError> {
@@ -261,8 +273,8 @@ fn parse_record(line: &str, path: &Path, number: u64) -> Result<Record, ReadErro
 }
 
 fn parsed(line: &str) -> Result<Record, String> {
-    let tag: Tag<'_> = serde_json::from_str(line).map_err(|e| e.to_string())?;
-    let record = match tag.record.as_ref() {
+    let name = name(line)?;
+    let record = match name.as_ref() {
         "context" => Record::Context(Box::new(body(line)?)),
         "bench" => Record::Bench(Box::new(body(line)?)),
         "run" => Record::Run(Box::new(body(line)?)),
@@ -299,14 +311,8 @@ fn is_of_later_version(line: &str, context: &Context) -> bool {
 }
 
 fn body<T: DeserializeOwned>(line: &str) -> Result<T, String> {
-    serde_json::from_str(line).map_err(|error| {
-        // Once more, slower, to learn the name of the field.
-        let reader = &mut serde_json::Deserializer::from_str(line);
-        match serde_path_to_error::deserialize::<_, T>(reader) {
-            Err(named) if named.path().iter().next().is_some() => {
-                format!("field {}: {}", named.path(), named.inner())
-            }
-            _ => error.to_string(),
-        }
+    serde_json::from_str(line).map_err(|error| match field_at(line, error.column()) {
+        Some(field) => format!("field {field}: {error}"),
+        None => error.to_string(),
     })
 }
