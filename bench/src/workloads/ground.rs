@@ -1,14 +1,14 @@
 //! The pages a `walk` cell goes over, and in which order.
 //!
 //! A ground is a VM whose pages all have chains of one length. A hot ground is
-//! walked in page order by all of its cells in turn. A cold ground is cut into
+//! walked in page order by all of its cells in turn. A scattered ground is cut into
 //! one area per cell and each area into [`SEGMENTS`] segments, one of which is
 //! walked per pass; an area's ranges are scattered over its segments by a fixed
 //! bijection, so that no prefetcher helps. Eight heads share a cache line, and
 //! eight SPTEs: of ranges that do, one is walked per trip over all segments, so
 //! that no neighbour's line helps either.
 //!
-//! Invariant: on a cold ground every range belongs to one area, and a trip touches
+//! Invariant: on a scattered ground every range belongs to one area, and a trip touches
 //! no cache line of heads or SPTEs in two callbacks. So a cell finds its pages as
 //! it left them, and within a trip finds none of them cached. On a hot ground a cell sets
 //! the state of the pages itself before it measures.
@@ -18,7 +18,7 @@ use rmap::Level;
 
 use crate::workloads::vm::{self, Vm};
 
-/// Segments of one area of a cold ground: passes of one trip.
+/// Segments of one area of a scattered ground: passes of one trip.
 pub const SEGMENTS: u64 = 32;
 /// Heads of a cache line, and SPTEs of one.
 const LINE_PAGES: u64 = 8;
@@ -29,7 +29,7 @@ pub struct Ground {
     pub scheme: String,
     /// SPTEs of every page.
     pub chain_len: u32,
-    /// Pages that one cell walks, a multiple of the range and, if cold, of
+    /// Pages that one cell walks, a multiple of the range and, if scattered, of
     /// [`SEGMENTS`] ranges and of as many cache lines.
     pub gfns_per_cell: u64,
     /// Pages of one callback, a power of two.
@@ -44,7 +44,7 @@ pub struct Ground {
 
 impl Ground {
     /// Plans a ground; [`build`](Self::build) makes it. `areas` is the number
-    /// of cells of a cold ground, and 0 for a hot one.
+    /// of cells of a scattered ground, and 0 for a hot one.
     #[must_use]
     pub fn new(
         scheme: &str,
@@ -84,7 +84,7 @@ impl Ground {
 
     /// Whether the ground is walked segment by segment.
     #[must_use]
-    pub fn is_cold(&self) -> bool {
+    pub fn is_scattered(&self) -> bool {
         self.areas > 0
     }
 
@@ -106,19 +106,19 @@ impl Ground {
         Ok(())
     }
 
-    /// The pages of a cell: its area of a cold ground, all of a hot one.
+    /// The pages of a cell: its area of a scattered ground, all of a hot one.
     fn pages_of(&self, cell: usize) -> (u64, u64) {
-        let area = if self.is_cold() { cell as u64 } else { 0 };
+        let area = if self.is_scattered() { cell as u64 } else { 0 };
         (area * self.gfns_per_cell, self.gfns_per_cell)
     }
 
-    /// Ranges that share cache lines on a cold ground.
+    /// Ranges that share cache lines on a scattered ground.
     #[must_use]
     pub fn lanes(&self) -> u64 {
         (LINE_PAGES / self.range_pages).max(1)
     }
 
-    /// Bytes that a pass over one segment of a cold ground may read, cache lines
+    /// Bytes that a pass over one segment of a scattered ground may read, cache lines
     /// counted whole.
     #[must_use]
     pub fn walked_bytes_per_segment(&self) -> u64 {
@@ -130,7 +130,7 @@ impl Ground {
     pub fn enter(&mut self, track: &mut Track) {
         let (first, pages) = self.pages_of(track.cell);
         let ranges = pages / self.range_pages;
-        let starts = if self.is_cold() {
+        let starts = if self.is_scattered() {
             let (segment, trip) = track.advance();
             let lanes = self.lanes();
             let lines = ranges / lanes;
@@ -153,6 +153,14 @@ impl Ground {
         let (first, pages) = self.pages_of(track.cell);
         if let Some(vm) = &self.vm {
             vm.set_young(first, pages, share);
+        }
+    }
+
+    /// Ages all of a cell's pages: all that a walk of them reads has been read then.
+    pub fn age_all(&self, track: &Track) {
+        let (first, pages) = self.pages_of(track.cell);
+        if let Some(vm) = &self.vm {
+            std::hint::black_box(vm.mmu().age(vm::range(first, pages)));
         }
     }
 

@@ -19,7 +19,7 @@ use crate::workloads::vm;
 const LEAST_PASS: Duration = Duration::from_micros(20);
 /// Share of a cell's time for passes that are timed; the rest is counted.
 const TIMED_SHARE: f64 = 0.75;
-/// Most passes over a cold ground that are timed, and that are counted: those of
+/// Most passes over a scattered ground that are timed, and that are counted: those of
 /// two operations make one trip at most, so none finds what another left cached.
 const MOST_COLD_PASSES: (usize, usize) = (12, 4);
 
@@ -76,7 +76,7 @@ impl Passes {
         track: &mut Track,
         tools: &mut Tools,
     ) -> Result<Reading> {
-        if !ground.is_cold() {
+        if !ground.is_scattered() {
             ground.enter(track);
             ground.set_young(timing.young_share);
         }
@@ -129,7 +129,7 @@ impl Passes {
             let callbacks = ground.callbacks() * u64::from(repeats);
             self.ns_per_callback.push(ns / callbacks as f64);
             after_pass(timing, ground);
-            let all = ground.is_cold() && self.ns_per_callback.len() >= MOST_COLD_PASSES.0;
+            let all = ground.is_scattered() && self.ns_per_callback.len() >= MOST_COLD_PASSES.0;
             if all || Instant::now() >= end {
                 return Ok(());
             }
@@ -155,7 +155,7 @@ impl Passes {
             callbacks += ground.callbacks() * u64::from(repeats);
             passes += 1;
             after_pass(timing, ground);
-            let all = ground.is_cold() && passes >= MOST_COLD_PASSES.1;
+            let all = ground.is_scattered() && passes >= MOST_COLD_PASSES.1;
             if all || Instant::now() >= end {
                 return Ok(tools.counters.per_operation(callbacks));
             }
@@ -165,7 +165,7 @@ impl Passes {
 
 /// Goes on to the track's next segment of a cold ground.
 fn before_pass(ground: &mut Ground, track: &mut Track) {
-    if ground.is_cold() {
+    if ground.is_scattered() {
         ground.enter(track);
     }
 }

@@ -9,6 +9,9 @@
 //! - **swept**: a set as large as the guest that `cargo xtask profile` records,
 //!   walked in order as reclaim goes over its pages: what the set's size leaves in
 //!   the caches is in them, so it is the state of the recorded callbacks.
+//! - **llc**: for each cell a set of its own that the last-level cache holds and the L2
+//!   does not, gone over once before a round and then visited as a cold one is: a walk
+//!   that finds everything behind the L2, and nothing that a prefetcher could foresee.
 //! - **cold**: for each cell a set of its own, visited in scattered order, one
 //!   segment of it per pass and no cache line twice on a trip over all segments;
 //!   before a round twice the last-level cache's size has been read since the set
@@ -41,6 +44,9 @@ const MOST_PER_ROUND: Duration = Duration::from_millis(40);
 /// A cold set: more than a round walks and than a TLB of 4 KiB pages reaches, or
 /// twice the last-level cache where that is smaller.
 const COLD_BYTES: u64 = 16 << 20;
+/// Times the L2 that a set in the last-level cache is: so much that little of it is in the
+/// L2 when it is visited again. Where a quarter of the last-level cache is less, it is that.
+const LLC_OF_L2: u64 = 8;
 /// Pages of a hot set, at least and at most; the L2 decides between them.
 const HOT_GFNS: (u64, u64) = (64, 1024);
 /// Pages of a swept set: those of the test guest that `cargo xtask profile` starts.
@@ -75,7 +81,7 @@ struct Grid {
 
 /// The quick grids are for the comparison with real callbacks: young, one page,
 /// and of the rest what shows its direction.
-const QUICK: [Grid; 8] = [
+const QUICK: [Grid; 9] = [
     Grid::new(
         Cache::Hot,
         &[YOUNG],
@@ -87,11 +93,12 @@ const QUICK: [Grid; 8] = [
     Grid::new(Cache::Hot, &[OLD], 64, &[1, 16]),
     Grid::new(Cache::Hot, &[OLD], WHOLE_SLOT, &[1]),
     Grid::new(Cache::Swept, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
+    Grid::new(Cache::Llc, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 4, 16, 64]).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1]).only_quick_to_fill(),
 ];
 
-const FULL: [Grid; 13] = [
+const FULL: [Grid; 14] = [
     Grid::new(Cache::Hot, &[YOUNG, OLD], 1, &ALL_CHAINS),
     Grid::new(Cache::Hot, &[YOUNG, OLD], 64, &ALL_CHAINS),
     Grid::new(Cache::Hot, &[YOUNG, OLD], 8, &[1, 16]),
@@ -99,6 +106,7 @@ const FULL: [Grid; 13] = [
     Grid::new(Cache::Hot, &[YOUNG, OLD], WHOLE_SLOT, &[0, 1]),
     Grid::new(Cache::Swept, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
     Grid::new(Cache::Swept, &[YOUNG, OLD], 64, &SWEPT_CHAINS).only_quick_to_fill(),
+    Grid::new(Cache::Llc, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 16]),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1, 16]),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[0, 2, 4, 14, 15, 64, 200]).only_quick_to_fill(),
@@ -225,7 +233,7 @@ fn add_cells(
     } else {
         grid.young_shares
     };
-    let areas = if cache == Cache::Cold {
+    let areas = if is_scattered(cache) {
         shares.len()
     } else {
         0
@@ -255,11 +263,25 @@ fn set_gfns(plan: &Plan, cache: Cache, chain_len: u32, range_pages: u64) -> u64 
             fits.max(range_pages)
         }
         Cache::Swept => SWEPT_GFNS,
+        Cache::Llc => {
+            let bytes = (plan.caches.l2_bytes * LLC_OF_L2).min(plan.caches.llc_bytes / 4);
+            whole_trips(bytes.div_ceil(each), range_pages)
+        }
         Cache::Cold => {
-            let needed = COLD_BYTES.min(plan.caches.llc_bytes * 2).div_ceil(each);
-            needed.next_multiple_of(SEGMENTS * HOT_GFNS.0.max(range_pages))
+            let bytes = COLD_BYTES.min(plan.caches.llc_bytes * 2);
+            whole_trips(bytes.div_ceil(each), range_pages)
         }
     }
+}
+
+/// Pages of a scattered set, at least so many.
+fn whole_trips(gfns: u64, range_pages: u64) -> u64 {
+    gfns.next_multiple_of(SEGMENTS * HOT_GFNS.0.max(range_pages))
+}
+
+/// Whether a set is visited in scattered order, by each cell one of its own.
+fn is_scattered(cache: Cache) -> bool {
+    matches!(cache, Cache::Llc | Cache::Cold)
 }
 
 /// Memory a ground takes. Huge pages leave the tables below them out, and no cell
@@ -341,8 +363,14 @@ impl Measure for WalkCell {
     fn measure(&mut self, tools: &mut Tools) -> Result<Measured> {
         let mut ground = self.ground.borrow_mut();
         let entered = self.track.entered();
-        if self.cache == Cache::Cold {
-            tools.evictor.evict(self.touched);
+        match self.cache {
+            Cache::Cold => tools.evictor.evict(self.touched),
+            // Goes over all of it, and leaves it as it was.
+            Cache::Llc => {
+                ground.age_all(&self.track);
+                ground.set_all_young(&self.track, self.young_share);
+            }
+            Cache::Hot | Cache::Swept => {}
         }
         let watch = ThreadWatch::start();
         let mut readings = Vec::with_capacity(4);
@@ -350,7 +378,7 @@ impl Measure for WalkCell {
             let timing = Timing {
                 op,
                 young_share: self.young_share,
-                repeatable: self.cache != Cache::Cold
+                repeatable: !is_scattered(self.cache)
                     && (op == Op::TestAge || self.young_share == 0.0),
             };
             let reading = self

@@ -90,6 +90,9 @@ fn hot_sets_fit_the_l2_swept_ones_are_the_guests_and_cold_ones_are_large() {
                 assert!(bytes <= (plan.caches.l2_bytes / 2).max(floor));
             }
             Cache::Swept => assert_eq!(cell.params.slot_pages, Some(SWEPT_GFNS)),
+            Cache::Llc => {
+                assert!(bytes >= (LLC_OF_L2 * plan.caches.l2_bytes).min(plan.caches.llc_bytes / 4));
+            }
             Cache::Cold => assert!(bytes >= COLD_BYTES.min(2 * plan.caches.llc_bytes)),
         }
     }

@@ -97,12 +97,13 @@ impl Comparison {
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![format!(
             "SPTEs: chain length of a gfn seen at the callback; a range is shown with its mean. \
-             hot, swept, cold: median time of one synthetic callback, {:.0} % of SPTEs young ({:.0} % \
+             hot, swept, llc, cold: median time of one synthetic callback, {:.0} % of SPTEs young ({:.0} % \
              for test_young), ± half of its 95 % interval: with everything cached; over a set as \
-             large as the recorded test guest, in the order reclaim takes; with nothing cached. \
+             large as the recorded test guest, in the order reclaim takes; scattered over a set that \
+             the last-level cache holds and no other; with nothing cached. \
              callback: mean time of a real one; rmap part, real part: its time inside kvm_age_gfn or \
-             kvm_test_age_gfn; both ± half of the 95 % interval. part/hot, part/swept, part/cold: \
-             real part over synthetic callback.",
+             kvm_test_age_gfn; both ± half of the 95 % interval. part/hot and so on: real part over \
+             synthetic callback.",
             self.young.clear * 100.0,
             self.young.test * 100.0
         )];

@@ -60,13 +60,16 @@ pub enum Cache {
     /// A set as large as the test guest of a profile, gone over page after page as
     /// reclaim goes over a guest: its size decides what is in the caches.
     Swept,
+    /// A set that the last-level cache holds and the caches before it do not, in
+    /// scattered order.
+    Llc,
     /// The working set had left the caches, or was larger than they are.
     Cold,
 }
 
 impl Cache {
     /// All of them, from the fastest to the slowest.
-    pub const ALL: [Self; 3] = [Self::Hot, Self::Swept, Self::Cold];
+    pub const ALL: [Self; 4] = [Self::Hot, Self::Swept, Self::Llc, Self::Cold];
 }
 
 impl std::fmt::Display for Cache {
@@ -74,6 +77,7 @@ impl std::fmt::Display for Cache {
         f.write_str(match self {
             Self::Hot => "hot",
             Self::Swept => "swept",
+            Self::Llc => "llc",
             Self::Cold => "cold",
         })
     }
