@@ -269,7 +269,9 @@ pub struct Model {
     /// The recording it was fitted to: its start, UTC.
     pub utc: String,
     outside: BTreeMap<CallbackKind, (f64, f64)>,
-    walk: Line,
+    /// Of callbacks that clear (`true`) and of those that only look: two programs, of which
+    /// the second ends at the first young SPTE.
+    walk: BTreeMap<bool, Line>,
 }
 
 impl Model {
@@ -280,7 +282,7 @@ impl Model {
     /// A sentence when the recording does not tell the walk from the rest.
     pub fn fit(recording: &Recording, synthetic_ns: &[f64]) -> Result<Self, String> {
         let mut outside: BTreeMap<CallbackKind, (f64, f64, f64)> = BTreeMap::new();
-        let mut points = Vec::new();
+        let mut points: BTreeMap<bool, Vec<_>> = BTreeMap::new();
         for (group, ns) in recording.groups.iter().zip(synthetic_ns) {
             let (Some(total), Some(walk)) = (group.real.total, group.real.walk) else {
                 continue;
@@ -293,11 +295,18 @@ impl Model {
             sum.0 += n;
             sum.1 += n * (total.mean_ns - walk.mean_ns);
             sum.2 += (n * total.half_ns()).powi(2);
-            points.push((*ns, walk.mean_ns, walk.half_ns().max(1e-3) / 1.96));
+            let point = (*ns, walk.mean_ns, walk.half_ns().max(1e-3) / 1.96);
+            points.entry(group.kind.clears()).or_default().push(point);
         }
-        let walk = fit_line(&points)
-            .or_else(|| offset(&points))
-            .ok_or("the model's recording does not tell the walk from the rest of a callback")?;
+        if points.is_empty() {
+            let reason = "the model's recording does not tell the walk from the rest of a callback";
+            return Err(reason.to_owned());
+        }
+        let line = |points: &Vec<_>| fit_line(points).or_else(|| offset(points));
+        let walk = points
+            .iter()
+            .filter_map(|(clears, points)| Some((*clears, line(points)?)));
+        let walk = walk.collect();
         let outside = outside
             .into_iter()
             .map(|(k, (n, ns, squares))| (k, (ns / n, squares.sqrt() / n)));
@@ -310,7 +319,7 @@ impl Model {
 
     /// Whether the model says what callbacks like these take outside of the walk.
     pub fn covers(&self, group: &Group) -> bool {
-        self.outside.contains_key(&group.kind)
+        self.outside.contains_key(&group.kind) && self.walk.contains_key(&group.kind.clears())
     }
 
     /// The mean time of those of a recording's callbacks that the model covers, from
@@ -326,14 +335,23 @@ impl Model {
             ));
         }
         let outside = |g: &Group| self.outside.get(&g.kind).copied().unwrap_or_default();
-        let synthetic = recording.mean(covered, |i, _| synthetic_ns.get(i).copied().unwrap_or(0.0));
-        let mean = recording.mean(covered, |_, g| outside(g).0)
-            + self.walk.intercept
-            + self.walk.slope * synthetic;
-        let of_walk = (1.96 * self.walk.intercept_se).hypot(1.96 * self.walk.slope_se * synthetic);
+        let (mut mean, mut squares) = (recording.mean(covered, |_, g| outside(g).0), 0.0_f64);
+        for (clears, line) in &self.walk {
+            // What a callback of the mean has of this kind of walk: none, a part, a whole one.
+            let of_kind = |g: &Group| f64::from(u8::from(g.kind.clears() == *clears));
+            let part = recording.mean(covered, |_, g| of_kind(g));
+            let synthetic = recording.mean(covered, |i, g| {
+                of_kind(g) * synthetic_ns.get(i).copied().unwrap_or(0.0)
+            });
+            mean += part * line.intercept + line.slope * synthetic;
+            squares += (1.96 * line.intercept_se * part).powi(2);
+            squares += (1.96 * line.slope_se * synthetic).powi(2);
+        }
         Observed::Value(around(
             mean.max(0.0),
-            of_walk.hypot(recording.mean(covered, |_, g| outside(g).1)),
+            squares
+                .sqrt()
+                .hypot(recording.mean(covered, |_, g| outside(g).1)),
         ))
     }
 }
