@@ -233,11 +233,7 @@ fn add_cells(
     } else {
         grid.young_shares
     };
-    let areas = if is_scattered(cache) {
-        shares.len()
-    } else {
-        0
-    };
+    let areas = if is_scattered(cache) { shares.len() } else { 0 };
     let ground = Ground::new(scheme, chain_len, gfns, range_pages, areas).at(grid.level);
     let ground = Rc::new(RefCell::new(ground));
     for (cell, &young_share) in shares.iter().enumerate() {

@@ -41,7 +41,7 @@ pub(super) fn field_at(line: &str, column: usize) -> Option<String> {
     let mut path = String::new();
     for part in &open {
         match part {
-            Open::Object { field } if field.is_empty() => {}
+            Open::Object { field: "" } => {}
             Open::Object { field } if path.is_empty() => path.push_str(field),
             Open::Object { field } => path.extend([".", field]),
             Open::Array { index } => path.push_str(&format!("[{index}]")),
