@@ -35,7 +35,9 @@ fn profile(name: &str, kinds: &[CallbackKind], lens: &[u32]) -> ResultFile {
         let (walk, outside) = real_ns(kind, len);
         callbacks(kind, len, CALLBACKS, 4 * walk, 4 * outside)
     };
-    let cells = kinds.iter().flat_map(|&k| lens.iter().map(move |&l| (k, l)));
+    let cells = kinds
+        .iter()
+        .flat_map(|&k| lens.iter().map(move |&l| (k, l)));
     let records: Vec<_> = cells.map(of).collect();
     file(folder.path(), name, ResultKind::Profile, &records)
 }

@@ -7,6 +7,7 @@
 //!
 //! A figure whose data are absent says so in its place.
 
+mod answer;
 mod bars;
 mod chart;
 mod figures;
@@ -86,6 +87,13 @@ impl<'a> Sources<'a> {
         }
     }
 
+    /// Whether times of a profile may stand beside those of the others: two hosts' do not
+    /// compare.
+    fn has_host_of(&self, profile: &ResultFile) -> bool {
+        let host = self.bench.or(self.profile).map(|f| &f.context.host.label);
+        host.is_none_or(|label| *label == profile.context.host.label)
+    }
+
     fn of_kind(&self, kind: ResultKind) -> impl Iterator<Item = &'a ResultFile> {
         self.files.iter().filter(move |f| f.context.kind == kind)
     }
@@ -121,7 +129,7 @@ pub fn render(files: &[ResultFile]) -> Result<String, PageError> {
         "<li><a href=\"#tables\">Tables</a></li><li><a href=\"#context\">Context of \
          the runs</a></li></ul></nav>\n<main>\n",
     );
-    body.push_str(&answer(&sources));
+    body.push_str(&answer::section(&sources));
     for (number, figure) in figures.iter().enumerate() {
         body.push_str(&section(number + 1, figure));
     }
@@ -141,23 +149,6 @@ fn document(body: &str) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>rmapscope: results</title>\n\
          <style>\n{STYLE}</style>\n</head>\n<body>\n{body}<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
-}
-
-/// What one more SPTE costs, first of all.
-fn answer(sources: &Sources<'_>) -> String {
-    let title = element("h2", "What one more SPTE on a chain costs");
-    let content = match &sources.comparison {
-        Some(comparison) => {
-            let tables = comparison.tables();
-            let marginal = tables.iter().find(|t| t.title() == compare::MODELS);
-            marginal.map_or_else(
-                || absent("chains of fewer than three lengths are on both sides"),
-                html::table,
-            )
-        }
-        None => absent(&sources.no_comparison),
-    };
-    format!("<section id=\"answer\">{title}{content}</section>\n")
 }
 
 fn absent(reason: &str) -> String {

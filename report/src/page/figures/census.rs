@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Figure, PageError, Sources, bars::Bars, chart::Drawing};
+use super::{
+    super::{Figure, PageError, Sources, bars::Bars, chart::Drawing},
+    name,
+};
 use crate::schema::{CensusRecord, Record, ResultKind};
 
 const CAPTION: &str = "Rmap heads of 4K mappings by the number of SPTEs on their chains, all VMs \
@@ -29,7 +32,7 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
                 continue;
             }
             let bars = Bars {
-                title: format!("run {run}; {empty} heads hold nothing"),
+                title: format!("{}, run {run}; {empty} heads hold nothing", name(file)),
                 unit: "heads",
                 bars: pooled(&lengths),
                 series: vec!["rmap heads".to_owned()],

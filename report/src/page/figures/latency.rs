@@ -8,7 +8,7 @@ use super::super::{
     chart::{Axis, Chart, Line, Point, Series},
     marks::Shape,
 };
-use super::{cells, group};
+use super::{cells, group, name};
 use crate::{
     Observed,
     latency::Latency,
@@ -23,7 +23,12 @@ const ONE_IN: [f64; 10] = [1.25, 2.0, 4.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4, 1
 pub(super) fn callbacks(sources: &Sources<'_>) -> Result<Figure, PageError> {
     let mut real: BTreeMap<String, Latency> = BTreeMap::new();
     let mut reason = "no profile was named".to_owned();
+    let mut elsewhere = Vec::new();
     for file in sources.of_kind(ResultKind::Profile) {
+        if !sources.has_host_of(file) {
+            elsewhere.push(name(file));
+            continue;
+        }
         for record in &file.records {
             let Record::Callbacks(cell) = record else {
                 continue;
@@ -60,6 +65,12 @@ pub(super) fn callbacks(sources: &Sources<'_>) -> Result<Figure, PageError> {
         .to_owned();
     if no_real {
         caption.push_str(&format!(" The real side is not here: {reason}."));
+    }
+    if !elsewhere.is_empty() {
+        caption.push_str(&format!(
+            " Left out, because it is of another host: {}.",
+            elsewhere.join(", ")
+        ));
     }
     if no_synthetic {
         caption.push_str(" The synthetic side is not here: no bench cell timed single callbacks.");
