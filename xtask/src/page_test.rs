@@ -75,8 +75,8 @@ fn section<'a>(dom: &'a str, figure: &str) -> Option<&'a str> {
     section.split("</section>").next()
 }
 
-/// What the results hold is what the figures say: every real cost with its callbacks,
-/// every class of callers, every claim.
+/// What the results hold is what the page says: what one more SPTE costs, every real cost
+/// with its callbacks, every class of callers, every claim, and which file a census is of.
 fn check_data(dom: &str, reference: &Path) -> Result<()> {
     let read = |name: &str| ResultFile::read(&reference.join(name));
     let (profile, verdicts) = (read("profile.jsonl")?, read("verdicts.jsonl")?);
@@ -86,6 +86,14 @@ fn check_data(dom: &str, reference: &Path) -> Result<()> {
             wanted.push(("cost", format!("{} callbacks", count(cost.callbacks))));
         }
     }
+    let bench = read("bench.jsonl")?;
+    for model in compare::compare(&bench, &profile, None)?.models {
+        if model.side == compare::Side::Real {
+            wanted.push(("answer", model.per_spte.to_string()));
+        }
+    }
+    wanted.push(("census", "profile.jsonl, run 0".to_owned()));
+    wanted.push(("latency", "of another host: nested.jsonl".to_owned()));
     for record in profile.records.iter().chain(&verdicts.records) {
         match record {
             Record::Callbacks(cell) => wanted.push(("callers", cell.caller.to_string())),
