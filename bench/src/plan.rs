@@ -49,7 +49,7 @@ impl Scale {
     #[must_use]
     pub fn budget(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Quick => 40,
+            Self::Quick => 25,
             Self::Full => 420,
         })
     }

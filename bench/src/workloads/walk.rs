@@ -93,8 +93,8 @@ const QUICK: [Grid; 9] = [
     Grid::new(Cache::Hot, &[OLD], 64, &[1, 16]),
     Grid::new(Cache::Hot, &[OLD], WHOLE_SLOT, &[1]),
     Grid::new(Cache::Swept, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
-    Grid::new(Cache::Llc, &[YOUNG, OLD], 1, &SWEPT_CHAINS).only_quick_to_fill(),
-    Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 4, 16, 64]).only_quick_to_fill(),
+    Grid::new(Cache::Llc, &[YOUNG, OLD], 1, &[1, 16, 64]).only_quick_to_fill(),
+    Grid::new(Cache::Cold, &[YOUNG, OLD], 1, &[1, 16, 64]).only_quick_to_fill(),
     Grid::new(Cache::Cold, &[YOUNG, OLD], 64, &[1]).only_quick_to_fill(),
 ];
 

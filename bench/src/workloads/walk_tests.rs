@@ -188,5 +188,5 @@ fn quick_has_the_chain_lengths_the_comparison_interpolates_between() {
         chains
     };
     assert_eq!(chains(Cache::Hot), [0, 1, 2, 4, 14, 15, 16, 64, 200, 256]);
-    assert_eq!(chains(Cache::Cold), [1, 4, 16, 64]);
+    assert_eq!(chains(Cache::Cold), [1, 16, 64]);
 }
