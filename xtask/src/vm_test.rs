@@ -136,9 +136,17 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let place = |j: &Judged| kernels.iter().position(|k| k.version == j.boot.kernel);
     judged.sort_by_key(place);
     let bad = judged.iter().filter(|j| j.boot.problem.is_some()).count();
-    let written = write(writer, judged)?;
+    let interrupted = process::interrupted();
+    if interrupted && judged.is_empty() {
+        return Ok(ExitCode::from(process::INTERRUPTED));
+    }
+    let reason =
+        interrupted.then(|| format!("interrupted after {} of {} boots", judged.len(), jobs.len()));
+    let written = write(writer, judged, reason)?;
     show(&written, options.summary.as_deref())?;
-    Ok(if bad == 0 {
+    Ok(if interrupted {
+        ExitCode::from(process::INTERRUPTED)
+    } else if bad == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -257,7 +265,11 @@ fn carry_out(machine: &Machine, jobs: &[Job<'_>], options: &Options) -> Result<V
     let work = || -> Result<Vec<Judged>> {
         let mut judged = Vec::new();
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            judged.push(carry_out_one(machine, job, options)?);
+            match carry_out_one(machine, job, options) {
+                // What was finished until then is kept.
+                Err(_) if process::interrupted() => break,
+                one => judged.push(one?),
+            }
         }
         Ok(judged)
     };
@@ -322,8 +334,12 @@ fn boot(machine: &Machine, setup: &Setup<'_>) -> Result<Boot> {
     machine.boot(setup)
 }
 
-/// Writes the result and reads it back.
-fn write(mut writer: ResultWriter, judged: Vec<Judged>) -> Result<ResultFile> {
+/// Writes the result, with the reason why it is a part where it is, and reads it back.
+fn write(
+    mut writer: ResultWriter,
+    judged: Vec<Judged>,
+    partial: Option<String>,
+) -> Result<ResultFile> {
     for Judged { boot, witnesses } in judged {
         writer.push(&Record::Boot(boot))?;
         for witness in witnesses {
@@ -331,7 +347,11 @@ fn write(mut writer: ResultWriter, judged: Vec<Judged>) -> Result<ResultFile> {
         }
     }
     let unwatched = Disturbance::unwatched("the machines are emulated: times mean nothing");
-    let path = writer.finish(FileOutcome::Complete, None, unwatched)?;
+    let outcome = match partial {
+        None => FileOutcome::Complete,
+        Some(_) => FileOutcome::Partial,
+    };
+    let path = writer.finish(outcome, partial, unwatched)?;
     Ok(ResultFile::read(&path)?)
 }
 
