@@ -18,9 +18,7 @@ fn value(readings: &[Reading], name: &str) -> Observed<f64> {
 #[test]
 fn every_name_is_reported_with_a_value_or_a_reason() {
     let mut set = CounterSet::open();
-    set.start();
-    std::hint::black_box(burn());
-    set.stop();
+    set.around(burn);
     let readings = set.per_operation(1);
     for name in names().chain([RUNNING_SHARE]) {
         let reading = value(&readings, name);
@@ -31,9 +29,7 @@ fn every_name_is_reported_with_a_value_or_a_reason() {
 #[test]
 fn a_machine_without_the_event_gives_null_and_not_zero() {
     let mut set = CounterSet::open();
-    set.start();
-    std::hint::black_box(burn());
-    set.stop();
+    set.around(burn);
     match value(&set.per_operation(1), "instructions") {
         Observed::Value(count) => assert!(count > 1e6, "{count}"),
         Observed::Missing(reason) => assert!(!reason.is_empty()),
@@ -44,9 +40,7 @@ fn a_machine_without_the_event_gives_null_and_not_zero() {
 fn what_is_missing_from_the_start_is_what_every_reading_lacks() {
     let mut set = CounterSet::open();
     let missing = set.missing();
-    set.start();
-    std::hint::black_box(burn());
-    set.stop();
+    set.around(burn);
     for (name, reading) in set.per_operation(1) {
         match missing.get(name) {
             Some(reason) => assert_eq!(reading.reason(), Some(reason.as_str()), "{name}"),

@@ -186,9 +186,14 @@ impl RunWatch {
         }
     }
 
+    /// Looks at the core, for who measures in another way than by cells.
+    pub fn look(&mut self) {
+        self.core.look();
+    }
+
     /// Takes in one measurement's threads; tells whether it was disturbed.
     pub fn judge(&mut self, threads: &[ThreadDisturbance]) -> bool {
-        self.core.look();
+        self.look();
         let steal = stolen_ms(&self.cpus);
         let stolen = matches!((&self.steal_at_last, &steal), (Ok(last), Ok(now)) if now > last);
         self.steal_at_last = steal;
@@ -210,7 +215,7 @@ impl RunWatch {
             steal_ms: steal.into(),
             involuntary_switches: self.switches,
             migrations: self.migrations,
-            core_loop: self.core.finish(),
+            core_loop: self.core.looks().into(),
         }
     }
 }

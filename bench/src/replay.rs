@@ -201,7 +201,7 @@ impl Player<'_> {
                     recording.callers(),
                     &vms[cell],
                 )?;
-                self.watch.judge(&[]);
+                self.watch.look();
                 if let Some(round) = played[scheme].1.last_mut() {
                     round[index] = ns;
                 }

@@ -32,7 +32,7 @@ impl Watch {
             steal_ms: since(&self.steal_ms, steal_ms()),
             involuntary_switches: since(&self.involuntary, involuntary_switches()),
             migrations: Observed::missing("the recording runs in the kernel, not in a thread"),
-            core_loop: self.core.finish(),
+            core_loop: self.core.looks().into(),
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use crate::{Observed, latency::Latency};
+use crate::latency::Latency;
 
 /// Turns of the loop in one timing: some microseconds.
 const TURNS: u64 = 4096;
@@ -39,22 +39,29 @@ impl CoreWatch {
     }
 
     /// All looks.
-    pub fn finish(&self) -> Observed<Latency> {
-        Observed::Value(self.0.clone())
+    pub fn looks(&self) -> Latency {
+        self.0.clone()
     }
 }
 
-/// As many instructions at a time as a core takes: four chains of different operations,
-/// which no compiler makes one of.
+/// As many instructions at a time as a core takes: eight chains whose steps take a cycle
+/// each, of different operations and of a number that the compiler does not know, so that
+/// it neither adds them up beforehand nor makes vectors of them.
 fn fill_core(turns: u64) -> u64 {
-    let (mut a, mut b, mut c, mut d) = (1_u64, 2_u64, 3_u64, 4_u64);
+    let mut chains = [1_u64, 2, 3, 4, 5, 6, 7, 8];
     for turn in 0..turns {
-        a = a.wrapping_add(turn);
-        b ^= turn.rotate_left(7);
-        c = c.wrapping_sub(turn | 1);
-        d = d.rotate_left(1) ^ turn;
+        let turn = black_box(turn);
+        let [a, b, c, d, e, f, g, h] = &mut chains;
+        *a = a.wrapping_add(turn);
+        *b ^= turn;
+        *c = c.wrapping_sub(turn);
+        *d |= turn;
+        *e = turn.wrapping_sub(*e);
+        *f = !(*f & turn);
+        *g &= turn;
+        *h = h.wrapping_add(turn) | 1;
     }
-    a ^ b ^ c ^ d
+    chains.iter().fold(0, |all, chain| all ^ chain)
 }
 
 #[cfg(test)]
@@ -67,8 +74,7 @@ mod tests {
         for _ in 0..9 {
             watch.look();
         }
-        let looks = watch.finish();
-        let looks = looks.value().unwrap();
+        let looks = watch.looks();
         assert_eq!(looks.count(), 10);
         assert!(looks.quantile_ns(0.0) >= 500, "{looks:?}");
     }

@@ -4,6 +4,7 @@ use super::{Sources, absent, html};
 use crate::{
     compare::{Comparison, CostModel, Side},
     schema::{Cache, CallbackKind},
+    summary,
     table::{Column, Table},
 };
 
@@ -62,8 +63,8 @@ fn table(kind: CallbackKind, models: &[&CostModel], own: Option<&str>) -> Table 
     let mut schemes: Vec<&str> = Vec::new();
     for model in models {
         if let Side::Synthetic(scheme, _) = &model.side
-            && !scheme.starts_with("peer-")
-            && !scheme.starts_with("limit-")
+            && !scheme.starts_with(summary::PEER)
+            && !scheme.starts_with(summary::LIMIT)
             && !schemes.contains(&scheme.as_str())
         {
             schemes.push(scheme);

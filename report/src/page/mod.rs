@@ -193,12 +193,18 @@ fn tables(sources: &Sources<'_>) -> String {
     out
 }
 
+/// A file's name.
+fn name(file: &ResultFile) -> String {
+    let name = file.path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 fn contexts(files: &[ResultFile]) -> String {
     let mut out = String::from("<section id=\"context\">\n");
     out.push_str(&element("h2", "Context of the runs"));
     for file in files {
-        let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-        out.push_str(&element("h3", &format!("{name} ({})", file.context.kind)));
+        let title = format!("{} ({})", name(file), file.context.kind);
+        out.push_str(&element("h3", &title));
         let mut lines = summary::heading(file).join("\n");
         if let Some(reason) = &file.end.reason {
             lines.push_str(&format!("\nPARTIAL: {reason}"));

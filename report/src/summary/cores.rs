@@ -1,6 +1,6 @@
 //! What the looks at the cores said, in a few words.
 
-use crate::schema::Disturbance;
+use crate::{latency::Latency, schema::Disturbance};
 
 /// A look is slow when it took this many times the fastest.
 const SLOW: f64 = 1.25;
@@ -9,35 +9,30 @@ const SLOW: f64 = 1.25;
 pub(crate) fn cores(disturbance: &Disturbance) -> Option<String> {
     let looks = disturbance.core_loop.value()?;
     let (fastest, _) = looks.recorded().next()?;
-    let slow: Vec<(u64, u64)> = looks
-        .recorded()
-        .filter(|&(ns, _)| ns as f64 > fastest as f64 * SLOW)
-        .collect();
-    let (count, all) = (slow.iter().map(|(_, n)| n).sum::<u64>(), looks.count());
-    let best = format!("{:.2} us at best", fastest as f64 / 1000.0);
-    let share = 100.0 * count as f64 / all as f64;
-    let Some(typical) = median(&slow, count) else {
+    let mut slow = Latency::new();
+    for (ns, count) in looks.recorded() {
+        if ns as f64 > fastest as f64 * SLOW {
+            slow.record_many_ns(ns, count);
+        }
+    }
+    let (all, best) = (
+        looks.count(),
+        format!("{:.2} us at best", fastest as f64 / 1e3),
+    );
+    if slow.count() == 0 {
         return Some(format!("none of {all} looks ({best}) found them slowed"));
-    };
+    }
     Some(format!(
-        "{share:.0} % of {all} looks ({best}) found them slowed, by {:.1} times",
-        typical as f64 / fastest as f64
+        "{:.0} % of {all} looks ({best}) found them slowed, by {:.1} times",
+        100.0 * slow.count() as f64 / all as f64,
+        slow.quantile_ns(0.5) as f64 / fastest as f64
     ))
-}
-
-/// The median of counted values in ascending order.
-fn median(counted: &[(u64, u64)], count: u64) -> Option<u64> {
-    let mut below = 0;
-    counted.iter().find_map(|&(value, n)| {
-        below += n;
-        (2 * below >= count).then_some(value)
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Observed, latency::Latency};
+    use crate::Observed;
 
     fn told(looks: &[u64]) -> Option<String> {
         let mut core_loop = Latency::new();

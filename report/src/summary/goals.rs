@@ -17,9 +17,9 @@ const MERGED: &str = "bitlock";
 /// Our own fastest exact scheme.
 const BEST: &str = "single-batched";
 /// What peers' names begin with.
-const PEER: &str = "peer-";
+pub(crate) const PEER: &str = "peer-";
 /// What bounds' names begin with.
-const LIMIT: &str = "limit-";
+pub(crate) const LIMIT: &str = "limit-";
 
 /// As large, as far as two percent go.
 const NO_LARGER: f64 = 1.02;

@@ -20,6 +20,7 @@ pub mod watchers;
 pub(crate) use bench::describe;
 pub(crate) use cores::cores;
 pub use goals::goals;
+pub(crate) use goals::{LIMIT, PEER};
 pub use verdict::shown as verdict_figure;
 
 use crate::{ResultFile, schema::ResultKind, table::Table, terminal};

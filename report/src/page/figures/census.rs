@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    super::{Figure, PageError, Sources, bars::Bars, chart::Drawing},
-    name,
-};
+use super::super::{Figure, PageError, Sources, bars::Bars, chart::Drawing, name};
 use crate::schema::{CensusRecord, Record, ResultKind};
 
 const CAPTION: &str = "Rmap heads of 4K mappings by the number of SPTEs on their chains, all VMs \

@@ -7,8 +7,9 @@ use super::super::{
     Figure, PageError, Sources,
     chart::{Axis, Chart, Line, Point, Series},
     marks::Shape,
+    name,
 };
-use super::{cells, group, name};
+use super::{cells, group};
 use crate::{
     Observed,
     latency::Latency,

@@ -8,10 +8,7 @@ mod scaling;
 mod verdicts;
 
 use super::{Figure, PageError, Sources, chart::Drawing};
-use crate::{
-    ResultFile,
-    schema::{BenchRecord, Params, Record, ResultKind},
-};
+use crate::schema::{BenchRecord, Params, Record, ResultKind};
 
 /// All figures, in the order they are read best.
 pub(super) fn all(sources: &Sources<'_>) -> Result<Vec<Figure>, PageError> {
@@ -46,12 +43,6 @@ impl Figure {
             },
         }
     }
-}
-
-/// A file's name.
-fn name(file: &ResultFile) -> String {
-    let name = file.path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
 }
 
 /// The bench cells of all files.
