@@ -122,7 +122,7 @@ fn waits_for_mmu_lock_are_seen_and_what_is_not_seen_says_why() {
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
-    let ended = reclaimed(&[], 4096, Duration::from_secs(6));
+    let ended = reclaimed(&[], 512, Duration::from_secs(6));
     let waits = [HeldUp::FaultWait, HeldUp::AgingWait, HeldUp::OtherWait];
     let mut seen = 0;
     for what in waits {
@@ -158,7 +158,7 @@ fn every_fault_of_a_vcpu_is_timed_and_filed_by_whether_aging_ran() {
     let Some(()) = live::where_possible(name, able) else {
         return;
     };
-    let pages = 1024;
+    let pages = 256;
     let ended = reclaimed(&[], pages, Duration::from_secs(5));
     let (aging, not) = held_up(&ended, HeldUp::Fault);
     let counts = [aging, not].map(|times| times.value().expect("faults are seen").count());

@@ -27,7 +27,9 @@ fn every_callback_that_tracefs_counts_is_in_the_recording() {
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
-    let config = GuestConfig::new(2048, 4).with_driver(Driver::Reclaim);
+    // No more: while it runs, all of it is looked at hundreds of times until it is taken.
+    let size = 512;
+    let config = GuestConfig::new(size, 4).with_driver(Driver::Reclaim);
     let guest = Guest::start(config).expect("the guest starts");
     let recording = Recording::start(&["--event-every", "64"]);
     let counter = EventCounter::start(&this_thread()).expect("events are counted");
@@ -48,7 +50,10 @@ fn every_callback_that_tracefs_counts_is_in_the_recording() {
         (callbacks + r.callbacks, pages + r.pages)
     });
     // One callback asks for all pages of a large folio where the kernel does so.
-    assert!(pages > 2048, "{pages} pages, {counts:?}");
+    assert!(pages > size, "{pages} pages, {counts:?}");
+    // Of all runs together: one whose counts are read while a callback is counted may have
+    // it without its pages.
+    assert!(pages >= recorded, "{pages} pages, {counts:?}");
     let callers: Vec<_> = callbacks(ended.file())
         .map(|r| (r.caller, r.kind, r.callbacks))
         .collect();
@@ -67,7 +72,6 @@ fn every_callback_that_tracefs_counts_is_in_the_recording() {
             _ => CallbackKind::ClearYoung,
         };
         assert_eq!(record.kind, asks, "{callers:?}");
-        assert!(record.pages >= record.callbacks, "{record:?}");
         let most = if record.several_pages { 4 * 512 } else { 4 };
         let has_length = match record.chain_len {
             ChainLen::Exact(length) => length <= most,

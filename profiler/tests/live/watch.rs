@@ -139,7 +139,7 @@ fn top_shows_a_vm_that_is_aged_with_what_it_costs() {
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
-    let guest = Guest::start(GuestConfig::new(1024, 2).with_driver(Driver::Reclaim));
+    let guest = Guest::start(GuestConfig::new(256, 2).with_driver(Driver::Reclaim));
     let mut guest = guest.expect("the guest starts");
     guest.start_driving().expect("drives");
     let pid = std::process::id().to_string();

@@ -63,8 +63,7 @@ fn table(kind: CallbackKind, models: &[&CostModel], own: Option<&str>) -> Table 
     let mut schemes: Vec<&str> = Vec::new();
     for model in models {
         if let Side::Synthetic(scheme, _) = &model.side
-            && !scheme.starts_with(summary::PEER)
-            && !scheme.starts_with(summary::LIMIT)
+            && summary::is_scheme(scheme)
             && !schemes.contains(&scheme.as_str())
         {
             schemes.push(scheme);

@@ -159,7 +159,8 @@ pub struct CallbackRecord {
     pub several_pages: bool,
     /// Callbacks.
     pub callbacks: u64,
-    /// Pages of all ranges together.
+    /// Pages of all ranges together. A run's counts are read while callbacks go on: one
+    /// that was counted as they were read may have its pages in the run before or after.
     pub pages: u64,
     /// Heads whose LOCKED bit was set when the callback began.
     pub locked: Observed<u64>,

@@ -17,9 +17,14 @@ const MERGED: &str = "bitlock";
 /// Our own fastest exact scheme.
 const BEST: &str = "single-batched";
 /// What peers' names begin with.
-pub(crate) const PEER: &str = "peer-";
+const PEER: &str = "peer-";
 /// What bounds' names begin with.
-pub(crate) const LIMIT: &str = "limit-";
+const LIMIT: &str = "limit-";
+
+/// Whether a row is of a lock scheme, not of a peer or a bound.
+pub(crate) fn is_scheme(name: &str) -> bool {
+    !name.starts_with(PEER) && !name.starts_with(LIMIT)
+}
 
 /// As large, as far as two percent go.
 const NO_LARGER: f64 = 1.02;
@@ -259,7 +264,6 @@ impl<'a> Goals<'a> {
         for (chain_len, most) in [(1, 0.125), (16, 0.5)] {
             let fits = move |p: &Params| p.chain_len == Some(chain_len);
             let key = ("memory", Op::Map, "index_bytes_per_gfn");
-            let is_scheme = |name: &str| !name.starts_with(PEER) && !name.starts_with(LIMIT);
             let largest = self
                 .extreme(key, &fits, &is_scheme)
                 .reduce(|most, c| if median(c) > median(most) { c } else { most });

@@ -20,7 +20,8 @@ pub mod watchers;
 pub(crate) use bench::describe;
 pub(crate) use cores::cores;
 pub use goals::goals;
-pub(crate) use goals::{LIMIT, PEER};
+#[cfg(feature = "page")]
+pub(crate) use goals::is_scheme;
 pub use verdict::shown as verdict_figure;
 
 use crate::{ResultFile, schema::ResultKind, table::Table, terminal};
