@@ -9,7 +9,10 @@
 mod bench;
 mod profile;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::{Path, PathBuf},
+};
 
 use crate::{
     ResultFile, host,
@@ -68,7 +71,8 @@ pub struct Merger {
     first: PathBuf,
     context: Context,
     facts: Vec<(String, String)>,
-    paths: Vec<PathBuf>,
+    /// The files so far: where each really is, and how it was named.
+    paths: HashMap<PathBuf, PathBuf>,
     sums: Sums,
     partial: u64,
 }
@@ -98,10 +102,11 @@ impl Merger {
             first: file.path.clone(),
             facts: facts(&file),
             context,
-            paths: Vec::new(),
+            paths: HashMap::new(),
             sums,
             partial: 0,
         };
+        merger.paths.insert(place(&file.path), file.path.clone());
         merger.take(file);
         Ok(merger)
     }
@@ -123,11 +128,14 @@ impl Merger {
                 });
             }
         }
-        if let Some(known) = self.paths.iter().find(|p| same_file(p, &file.path)) {
-            return Err(MergeError::Twice {
-                first: known.clone(),
-                other: file.path,
-            });
+        match self.paths.entry(place(&file.path)) {
+            Entry::Occupied(known) => {
+                return Err(MergeError::Twice {
+                    first: known.get().clone(),
+                    other: file.path,
+                });
+            }
+            Entry::Vacant(place) => drop(place.insert(file.path.clone())),
         }
         self.take(file);
         Ok(())
@@ -141,7 +149,6 @@ impl Merger {
             let sources = file.context.merged_from.iter().cloned();
             self.context.merged_from.extend(sources);
         }
-        self.paths.push(file.path);
         match &mut self.sums {
             Sums::Bench(sums) => sums.take(file.records),
             Sums::Profile(sums) => sums.take(file.records),
@@ -170,12 +177,9 @@ impl Merger {
     }
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
-    a == b
-        || a.canonicalize()
-            .ok()
-            .zip(b.canonicalize().ok())
-            .is_some_and(|(a, b)| a == b)
+/// Where a file is, however it is named. One that is gone by now is where its name says.
+fn place(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn source(file: &ResultFile) -> Source {
