@@ -21,9 +21,19 @@ const PEER: &str = "peer-";
 /// What bounds' names begin with.
 const LIMIT: &str = "limit-";
 
-/// Whether a row is of a lock scheme, not of a peer or a bound.
+/// Whether a row is of a peer.
+pub(crate) fn is_peer(name: &str) -> bool {
+    name.starts_with(PEER)
+}
+
+/// Whether a row is of a bound.
+pub(crate) fn is_limit(name: &str) -> bool {
+    name.starts_with(LIMIT)
+}
+
+/// Whether a row is of a lock scheme.
 pub(crate) fn is_scheme(name: &str) -> bool {
-    !name.starts_with(PEER) && !name.starts_with(LIMIT)
+    !is_peer(name) && !is_limit(name)
 }
 
 /// As large, as far as two percent go.
@@ -130,7 +140,7 @@ impl<'a> Goals<'a> {
         key: (&str, Op, &str),
         fits: &dyn Fn(&Params) -> bool,
     ) -> Option<&'a BenchRecord> {
-        self.extreme(key, fits, &|scheme| scheme.starts_with(PEER))
+        self.extreme(key, fits, &is_peer)
             .reduce(|best, c| if median(c) < median(best) { c } else { best })
     }
 

@@ -21,7 +21,7 @@ pub(crate) use bench::describe;
 pub(crate) use cores::cores;
 pub use goals::goals;
 #[cfg(feature = "page")]
-pub(crate) use goals::is_scheme;
+pub(crate) use goals::{is_limit, is_peer, is_scheme};
 pub use verdict::shown as verdict_figure;
 
 use crate::{ResultFile, schema::ResultKind, table::Table, terminal};

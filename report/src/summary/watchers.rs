@@ -15,6 +15,8 @@ use crate::{
 pub const WORKLOAD: &str = "profiler-cost";
 /// Time of a pass, median of those of a round.
 pub const PASS: &str = "ns_per_pass";
+/// The same of the passes right before and right after, which nobody watched.
+pub const ALONE: &str = "ns_per_pass_alone";
 /// What a watcher adds to one callback.
 pub const ADDED: &str = "added_ns_per_callback";
 /// Callbacks that a watcher saw.
@@ -44,10 +46,22 @@ fn find<'a>(cells: &[&'a BenchRecord], metric: &str, watcher: &str) -> Option<&'
     measured.find(|c| c.scheme == watcher)
 }
 
-/// The passes of one watcher over those of another.
+/// How much longer a pass is with a watcher than with nobody, round by round: against the
+/// passes right before and after, or, in older files, against those of the same round.
+fn slower(cells: &[&BenchRecord], watcher: &str) -> Option<Vec<f64>> {
+    let rounds = |metric, watcher| find(cells, metric, watcher).map(|c| &c.rounds);
+    let alone = rounds(ALONE, watcher).or_else(|| rounds(PASS, NOBODY))?;
+    let pairs = rounds(PASS, watcher)?.iter().zip(alone);
+    Some(pairs.map(|(pass, alone)| pass / alone).collect())
+}
+
+/// The passes of one watcher over those of another, both against nobody.
 fn ratio(cells: &[&BenchRecord], over: &str, under: &str) -> Option<Summary> {
-    let passes = |watcher| find(cells, PASS, watcher).map(|c| &c.rounds);
-    Summary::of_ratios(passes(over)?, passes(under)?)
+    let over = slower(cells, over)?;
+    match under {
+        NOBODY => Summary::of(&over),
+        _ => Summary::of_ratios(&over, &slower(cells, under)?),
+    }
 }
 
 fn costs(cells: &[&BenchRecord]) -> Table {
@@ -75,7 +89,9 @@ fn costs(cells: &[&BenchRecord]) -> Table {
             let cell = find(cells, metric, &watcher);
             cell.map_or_else(|| "-".to_owned(), |c| summary_cell(c, factor))
         };
-        let slower = ratio(cells, &watcher, NOBODY).filter(|_| watcher != NOBODY);
+        // Nobody's own is what chance makes of it.
+        let is_compared = watcher != NOBODY || find(cells, ALONE, NOBODY).is_some();
+        let slower = ratio(cells, &watcher, NOBODY).filter(|_| is_compared);
         table.row(vec![
             watcher.clone(),
             shown(PASS, 1e-6),
@@ -101,8 +117,8 @@ fn notes(cells: &[&BenchRecord]) -> String {
     let n = find(cells, PASS, NOBODY).map_or(0, |c| c.rounds.len());
     format!(
         "median ± half of its 95 % interval over n = {n} rounds, each of which has every \
-         watcher once in random order; slower, added: against nobody in the same round. \
-         seen by perf-stat: callbacks of all of the host."
+         watcher once in random order; slower, added: against passes right before and after \
+         that nobody watched; nobody: what chance makes of it. seen by perf-stat: callbacks of all of the host."
     )
 }
 
@@ -168,6 +184,22 @@ mod tests {
             counters: std::collections::BTreeMap::new(),
             spoiled: None,
         }
+    }
+
+    #[test]
+    fn a_watcher_is_held_against_the_passes_next_to_its_own() {
+        // The machine is twice as slow in the watcher's turns.
+        let cells = [
+            cell(NOBODY, PASS, &[100.0; 6], ""),
+            cell(OURS, PASS, &[202.0; 6], ""),
+            cell(OURS, ALONE, &[200.0; 6], ""),
+        ];
+        let cells: Vec<_> = cells.iter().collect();
+        assert_eq!(ratio(&cells, OURS, NOBODY).unwrap().median, 1.01);
+        let text = goals(&cells).render(Format::Text);
+        let row = text.lines().find(|l| l.starts_with("slows")).unwrap();
+        assert!(row.ends_with("yes"), "{text}");
+        assert_eq!(ratio(&cells[..2], OURS, NOBODY).unwrap().median, 2.02);
     }
 
     #[test]

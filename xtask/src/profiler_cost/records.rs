@@ -4,7 +4,7 @@ use ::report::{
     Observed,
     schema::{BenchRecord, Op, Params, Record, Summary},
     stats,
-    summary::watchers::{ADDED, LOST, PASS, SEEN, WORKLOAD},
+    summary::watchers::{ADDED, ALONE, LOST, PASS, SEEN, WORKLOAD},
 };
 
 use super::{
@@ -20,12 +20,7 @@ const LOSES: Figure = |turn| &turn.seen.lost;
 /// All records: for each watcher the time of a pass, what it adds to a callback,
 /// and what it saw and lost.
 pub(super) fn of(rounds: &Rounds) -> Vec<Record> {
-    let nobody = rounds
-        .arms
-        .iter()
-        .find(|arm| arm.watcher == Watcher::Nobody);
-    let alone: Vec<f64> = nobody.map_or_else(Vec::new, |arm| times(arm).collect());
-    let callbacks: Vec<Option<f64>> = (0..alone.len())
+    let callbacks: Vec<Option<f64>> = (0..rounds.done())
         .map(|round| callbacks_per_pass(&rounds.arms, round))
         .collect();
     let mut records = Vec::new();
@@ -33,26 +28,24 @@ pub(super) fn of(rounds: &Rounds) -> Vec<Record> {
         let mut add = |metric: &str, values: Vec<Option<f64>>, reason: &str| {
             records.push(record(rounds, arm, metric, &values, reason));
         };
-        add(PASS, times(arm).map(Some).collect(), "");
+        let turns = || arm.turns.iter();
+        add(PASS, turns().map(|turn| Some(turn.pass_ns)).collect(), "");
+        let alone = turns().map(|turn| Some(turn.alone_ns));
+        add(ALONE, alone.collect(), "");
         if arm.watcher == Watcher::Nobody {
             continue;
         }
-        let added = times(arm).zip(&alone).zip(&callbacks);
-        let added = added.map(|((pass, alone), callbacks)| Some((pass - alone) / (*callbacks)?));
+        let added = turns().zip(&callbacks);
+        let added = added.map(|(turn, of)| Some((turn.pass_ns - turn.alone_ns) / (*of)?));
         add(ADDED, added.collect(), "no watcher counted every callback");
         for (metric, of) in [(SEEN, SEES), (LOST, LOSES)] {
-            let turns = arm.turns.iter();
             let per_pass =
-                turns.map(|turn| Some(*of(turn).value()? as f64 / f64::from(turn.passes)));
+                turns().map(|turn| Some(*of(turn).value()? as f64 / f64::from(turn.passes)));
             let reason = arm.turns.iter().find_map(|turn| of(turn).reason());
             add(metric, per_pass.collect(), reason.unwrap_or_default());
         }
     }
     records
-}
-
-fn times(arm: &Arm) -> impl Iterator<Item = f64> {
-    arm.turns.iter().map(|turn| turn.pass_ns)
 }
 
 /// Callbacks of one pass in a round: the median of what those counted who say
@@ -107,6 +100,7 @@ mod tests {
         };
         let turn = Turn {
             pass_ns: 1.0,
+            alone_ns: 1.0,
             passes: 2,
             seen,
         };

@@ -21,6 +21,8 @@ const WARM_UP: u32 = 3;
 pub(super) struct Turn {
     /// Median of the timed passes.
     pub(super) pass_ns: f64,
+    /// Median of those right before and right after, which nobody watched.
+    pub(super) alone_ns: f64,
     /// Passes that were watched: the timed ones and one before them.
     pub(super) passes: u32,
     pub(super) seen: Seen,
@@ -101,19 +103,18 @@ impl Rounds {
             folder: self.folder.path(),
             output: self.folder.path().join("output"),
         };
+        let mut alone = timed(guest, passes)?;
         let watching = watcher.start(&job)?;
-        guest.ask()?;
-        let mut times = Vec::new();
-        for _ in 0..passes {
-            let aged_ns = guest.ask()?.aged_ns;
-            times.push(aged_ns.context("the guest has no driver")? as f64);
-        }
+        let watched = timed(guest, passes)?;
         let seen = match watching {
             Some(watching) => watching.end()?,
             None => Seen::nothing(),
         };
+        alone.extend(timed(guest, passes)?);
+        let median = |times: &[f64]| ::report::stats::median(times).unwrap_or(f64::NAN);
         Ok(Turn {
-            pass_ns: ::report::stats::median(&times).unwrap_or(f64::NAN),
+            pass_ns: median(&watched),
+            alone_ns: median(&alone),
             passes: passes + 1,
             seen,
         })
@@ -130,6 +131,17 @@ impl Rounds {
         }
         Ok(self)
     }
+}
+
+/// Times of as many passes, after one that is not timed.
+fn timed(guest: &mut TestGuest, passes: u32) -> Result<Vec<f64>> {
+    guest.ask()?;
+    (0..passes)
+        .map(|_| {
+            let aged_ns = guest.ask()?.aged_ns;
+            Ok(aged_ns.context("the guest has no driver")? as f64)
+        })
+        .collect()
 }
 
 /// Nobody, and the watchers asked for; all without being asked.
