@@ -114,11 +114,7 @@ impl Drawing {
             self.svg
         );
         for (index, entry) in self.legend.iter().enumerate() {
-            let look = match entry.shape {
-                Some(Shape::Ring) => "ring",
-                Some(Shape::Diamond) => "diamond",
-                _ => "disc",
-            };
+            let look = entry.shape.map_or("disc", Shape::class);
             out.push_str(&format!(
                 "<button type=\"button\" aria-pressed=\"true\" data-s=\"{index}\" \
                  style=\"--c:var(--s{})\"><i class=\"{look}\"></i>{}</button>",
@@ -146,8 +142,8 @@ pub(super) fn styled(svg: &str, title: &str, overlay: &str, series: &[Series]) -
     let mut out = svg
         .replace("\"#010101\"", "\"var(--ink)\"")
         .replace("\"#020202\"", "\"var(--grid)\"");
-    for (number, one) in series.iter().enumerate() {
-        let (hue, extrapolated) = (one.hue(number), one.line == Line::Extrapolated);
+    for (number, (one, hue)) in series.iter().zip(hues(series)).enumerate() {
+        let extrapolated = one.line == Line::Extrapolated;
         let RGBColor(r, g, b) = colour(number, hue, extrapolated);
         let plain = format!("stroke=\"#{r:02X}{g:02X}{b:02X}\"");
         let dashes = if extrapolated {
@@ -166,11 +162,15 @@ pub(super) fn styled(svg: &str, title: &str, overlay: &str, series: &[Series]) -
     out.replacen("</svg>", &format!("{overlay}</svg>"), 1)
 }
 
-impl Series {
-    /// Its colour's number in the style sheet.
-    fn hue(&self, number: usize) -> usize {
-        self.hue.unwrap_or(number % SERIES)
-    }
+/// The numbers of the series' colours in the style sheet. Those that look alike get one
+/// each as long as there are any.
+fn hues(series: &[Series]) -> Vec<usize> {
+    let alike = |number: usize| {
+        let before = series[..number].iter();
+        before.filter(move |one| one.hue.is_none() && one.shape == series[number].shape)
+    };
+    let hue = |number: usize| series[number].hue.unwrap_or(alike(number).count() % SERIES);
+    (0..series.len()).map(hue).collect()
 }
 
 /// The name of the horizontal axis, how its numbers are written, and where the
@@ -216,11 +216,11 @@ impl Chart {
             legend: self
                 .series
                 .iter()
-                .enumerate()
-                .map(|(number, s)| Entry {
+                .zip(hues(&self.series))
+                .map(|(s, hue)| Entry {
                     name: s.name.clone(),
                     shape: Some(s.shape),
-                    hue: s.hue(number),
+                    hue,
                 })
                 .collect(),
             says: marks.into_iter().map(|m| m.says).collect(),
@@ -276,8 +276,7 @@ impl Chart {
             .draw()
             .map_err(|e| e.to_string())?;
         let mut found = Vec::new();
-        for (number, series) in self.series.iter().enumerate() {
-            let hue = series.hue(number);
+        for (number, (series, hue)) in self.series.iter().zip(hues(&self.series)).enumerate() {
             let color = colour(number, hue, series.line == Line::Extrapolated);
             let points = series.points.iter().filter(|p| p.y > 0.0);
             if series.line != Line::None {

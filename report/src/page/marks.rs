@@ -2,17 +2,48 @@
 //! library has drawn, at the places it says, each with its exact figures.
 
 use super::{chart::SERIES, html::escaped};
-use crate::table::{Column, Table};
+use crate::{
+    summary,
+    table::{Column, Table},
+};
 
 /// How a mark looks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// Synthetic.
+    /// Synthetic: a lock scheme.
     Disc,
+    /// Synthetic: what a Rust programmer would reach for instead.
+    Square,
+    /// Synthetic: what no scheme can be faster than.
+    Triangle,
     /// Real.
     Diamond,
     /// The state that others are held against.
     Ring,
+}
+
+impl Shape {
+    /// That of a row of a bench result.
+    pub(super) fn of(scheme: &str) -> Self {
+        if summary::is_peer(scheme) {
+            Self::Square
+        } else if summary::is_limit(scheme) {
+            Self::Triangle
+        } else {
+            Self::Disc
+        }
+    }
+
+    /// Its class in the style sheet.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Disc => "disc",
+            Self::Square => "square",
+            Self::Triangle => "triangle",
+            Self::Diamond => "diamond",
+            Self::Ring => "ring",
+        }
+    }
 }
 
 /// A mark at a place of the drawing, pixels.
@@ -32,6 +63,20 @@ impl Mark {
         let shape = match self.shape {
             Shape::Disc => format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"3.5\"/>"),
             Shape::Ring => format!("<circle class=\"ring\" cx=\"{x}\" cy=\"{y}\" r=\"4.5\"/>"),
+            Shape::Square => format!(
+                "<rect x=\"{}\" y=\"{}\" width=\"7\" height=\"7\"/>",
+                x - 3,
+                y - 3
+            ),
+            Shape::Triangle => {
+                format!(
+                    "<path d=\"M{x} {} L{} {} L{} {1} Z\"/>",
+                    y - 5,
+                    x + 5,
+                    y + 4,
+                    x - 5
+                )
+            }
             Shape::Diamond => format!(
                 "<path d=\"M{x} {} L{} {y} L{x} {} L{} {y} Z\"/>",
                 y - 7,

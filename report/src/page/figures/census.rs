@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::super::{Figure, PageError, Sources, bars::Bars, chart::Drawing, name};
-use crate::schema::{CensusRecord, Record, ResultKind};
+use crate::{
+    schema::{CensusRecord, Record, ResultKind},
+    table::count,
+};
 
 const CAPTION: &str = "Rmap heads of 4K mappings by the number of SPTEs on their chains, all VMs \
     of a run together, read without any of KVM's locks. Heads that hold nothing are left out and \
@@ -28,8 +31,22 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
             if lengths.is_empty() {
                 continue;
             }
+            let guest = file.records.iter().find_map(|record| match record {
+                Record::Run(of) if of.run == run => Some(of.guest.as_ref()?),
+                _ => None,
+            });
+            // A host's own VMs have names in the tables.
+            let whose = guest.map_or_else(String::new, |guest| {
+                let nested = if guest.nested { " by L1" } else { "" };
+                let mappings = count(u64::from(guest.aliases));
+                format!(" (each page mapped {mappings} times{nested})")
+            });
+            let empty = count(empty);
             let bars = Bars {
-                title: format!("{}, run {run}; {empty} heads hold nothing", name(file)),
+                title: format!(
+                    "{}, run {run}{whose}; {empty} heads hold nothing",
+                    name(file)
+                ),
                 unit: "heads",
                 bars: pooled(&lengths),
                 series: vec!["rmap heads".to_owned()],

@@ -12,9 +12,10 @@ use crate::{
 };
 
 const CAPTION: &str = "One callback over one gfn. Lines: synthetic, median of the rounds, the \
-    kernel's own scheme thick. Diamonds: the part of real callbacks spent in kvm_age_gfn or \
+    kernel's own scheme thick; squares are peers, triangles bounds. Diamonds: the part of real callbacks spent in kvm_age_gfn or \
     kvm_test_age_gfn, filed under the chain length found at the callback. Bars are 95 % \
-    intervals. A real walk finds its cache lines in some state between hot and cold; swept is a set as large as the recorded guest, llc one that only the last-level cache holds.";
+    intervals. A real walk finds its cache lines in some state between hot and cold; swept is a \
+    set as large as the recorded guest, llc one that only the last-level cache holds.";
 
 /// One chart per callback kind and cache state.
 pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
@@ -92,7 +93,7 @@ fn synthetic(curves: &[Curve], cache: Cache, own: Option<&str>) -> Vec<Series> {
     };
     let series = curves.iter().map(|curve| Series {
         name: curve.scheme.clone(),
-        shape: Shape::Disc,
+        shape: Shape::of(&curve.scheme),
         hue: None,
         line: line(&curve.scheme),
         points: curve

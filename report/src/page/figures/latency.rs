@@ -9,7 +9,7 @@ use super::super::{
     marks::Shape,
     name,
 };
-use super::{cells, group};
+use super::{Group, cells};
 use crate::{
     Observed,
     latency::Latency,
@@ -59,7 +59,7 @@ pub(super) fn callbacks(sources: &Sources<'_>) -> Result<Figure, PageError> {
     series.extend(
         synthetic
             .iter()
-            .map(|(n, l)| quantiles(n.clone(), l, Shape::Disc)),
+            .map(|(n, l)| quantiles(n.clone(), l, Shape::of(n))),
     );
     let mut caption = "How long the slowest one in so many callbacks took: 2 is the median, 100 \
         is p99, 1,000 is p99.9."
@@ -137,21 +137,22 @@ const FAULTS: &str = "What a vCPU's fault takes while others age (discs) and whi
 
 /// Faults with and without aging.
 pub(super) fn faults(sources: &Sources<'_>) -> Result<Figure, PageError> {
-    let mut groups: BTreeMap<String, Vec<&BenchRecord>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Group, bool), Vec<&BenchRecord>> = BTreeMap::new();
     for cell in cells(sources).filter(|c| c.op == Op::Fault && c.latency.is_some()) {
-        let common = group(&cell.params, |p| {
+        let common = Group::of(cell, |p| {
             (p.aging, p.agers, p.vcpus) = (None, None, None);
         });
-        let from = if cell.metric.starts_with("due_") {
-            ", from when it was due"
+        let from_due = cell.metric.starts_with("due_");
+        groups.entry((common, from_due)).or_default().push(cell);
+    }
+    let mut drawings = Vec::new();
+    for ((common, from_due), cells) in groups {
+        let from = if from_due {
+            "; from when it was due"
         } else {
             ""
         };
-        let title = format!("{}{from}: {common}", cell.workload);
-        groups.entry(title).or_default().push(cell);
-    }
-    let mut drawings = Vec::new();
-    for (title, cells) in groups {
+        let title = format!("{}: {}{from}", common.workload, common.words);
         let aging = cells.iter().any(|c| is_aged(c));
         let quiet = cells.iter().any(|c| !is_aged(c));
         if aging && quiet {

@@ -8,7 +8,10 @@ mod scaling;
 mod verdicts;
 
 use super::{Figure, PageError, Sources, chart::Drawing};
-use crate::schema::{BenchRecord, Params, Record, ResultKind};
+use crate::{
+    schema::{BenchRecord, Params, Record, ResultKind},
+    summary,
+};
 
 /// All figures, in the order they are read best.
 pub(super) fn all(sources: &Sources<'_>) -> Result<Vec<Figure>, PageError> {
@@ -54,26 +57,39 @@ fn cells<'a>(sources: &Sources<'a>) -> impl Iterator<Item = &'a BenchRecord> {
     })
 }
 
-/// Parameters without those that `vary` takes away, in words that tell groups
-/// of cells apart.
-fn group(params: &Params, vary: impl Fn(&mut Params)) -> String {
-    let mut params = Params {
-        huge_page_share: None,
-        numa_nodes: None,
-        working_set_bytes: None,
-        slot_pages: None,
-        cpus: None,
-        ..params.clone()
-    };
-    vary(&mut params);
-    // Parameters are numbers and names, which always become JSON.
-    let json = serde_json::to_value(&params).unwrap_or_default();
-    let words = json.as_object().into_iter().flatten();
-    let words = words.map(|(key, value)| {
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        format!("{} {value}", key.replace('_', " "))
-    });
-    words.collect::<Vec<_>>().join(", ")
+/// What cells of one drawing have in common; sorted as drawings are read best.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    workload: String,
+    chain_len: Option<u32>,
+    /// In words.
+    words: String,
+    /// All of it.
+    key: String,
+}
+
+impl Group {
+    /// That of a cell, without the parameters that `vary` takes away.
+    fn of(cell: &BenchRecord, vary: impl Fn(&mut Params)) -> Self {
+        let mut params = Params {
+            huge_page_share: None,
+            numa_nodes: None,
+            working_set_bytes: None,
+            slot_pages: None,
+            cpus: None,
+            ..cell.params.clone()
+        };
+        vary(&mut params);
+        let mut words = summary::describe(&params);
+        if let Some(placement) = &params.placement {
+            words.push_str(&format!(", CPUs {placement}"));
+        }
+        Self {
+            workload: cell.workload.clone(),
+            chain_len: params.chain_len,
+            words,
+            // Parameters are numbers and names, which always become JSON.
+            key: serde_json::to_string(&params).unwrap_or_default(),
+        }
+    }
 }

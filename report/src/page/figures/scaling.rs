@@ -7,9 +7,9 @@ use super::super::{
     chart::{Axis, Chart, Drawing, Line, Point, Series},
     marks::Shape,
 };
-use super::{cells, group};
+use super::{Group, cells};
 use crate::{
-    schema::{BenchRecord, Params},
+    schema::{BenchRecord, Op, Params},
     table::{count, with_interval},
     usl::{self, Measured},
 };
@@ -24,21 +24,21 @@ const LEAST_POINTS: usize = 3;
 /// One chart per workload, operation, metric and set of other parameters.
 pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
     type Curves<'a> = BTreeMap<&'a str, BTreeMap<u32, &'a BenchRecord>>;
-    let mut groups: BTreeMap<(String, &str), Curves<'_>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Group, Op, &str), Curves<'_>> = BTreeMap::new();
     for cell in cells(sources) {
         let Some(threads) = threads(&cell.params) else {
             continue;
         };
-        let common = group(&cell.params, |p| (p.agers, p.vcpus) = (None, None));
-        let title = format!("{}, {}: {common}", cell.workload, cell.op);
-        let curves = groups.entry((title, &cell.metric)).or_default();
+        let common = Group::of(cell, |p| (p.agers, p.vcpus) = (None, None));
+        let of = (common, cell.op, cell.metric.as_str());
+        let curves = groups.entry(of).or_default();
         curves
             .entry(&cell.scheme)
             .or_default()
             .insert(threads, cell);
     }
     let mut drawings: Vec<Drawing> = Vec::new();
-    for ((title, metric), curves) in groups {
+    for ((common, op, metric), curves) in groups {
         let mut series = Vec::new();
         for (scheme, points) in curves.iter().filter(|(_, p)| p.len() >= LEAST_POINTS) {
             let measured = measured(scheme, points);
@@ -49,7 +49,12 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
             continue;
         }
         let chart = Chart {
-            title: format!("{title}; {}", metric.replace('_', " ")),
+            title: format!(
+                "{}, {op}: {}; {}",
+                common.workload,
+                common.words,
+                metric.replace('_', " ")
+            ),
             x: Axis::Numbers("threads", |v| count(v.round() as u64)),
             y: "value",
             series,
