@@ -1,8 +1,6 @@
 //! Struct members from BTF, including the split BTF of a KVM module.
 
-use std::{
-    cell::RefCell, collections::HashMap, fs, io::Write as _, os::fd::AsRawFd as _, path::Path,
-};
+use std::{cell::RefCell, collections::HashMap, fs, io, os::fd::AsRawFd as _, path::Path};
 
 use btf_rs::{Backend, Btf, Type};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -90,20 +88,24 @@ fn understood(path: &'static str, result: btf_rs::Result<Btf>) -> Result<Btf, Ke
     })
 }
 
+fn no_btf(source: io::Error) -> KernelError {
+    KernelError::NoBtf {
+        path: VMLINUX,
+        source,
+    }
+}
+
 /// vmlinux's BTF, read on demand: of its hundred thousand types some twenty are asked for.
 ///
 /// btf-rs does so with BTF that it can map, which sysfs offers from Linux 6.16 on; memory
 /// of our own can be mapped everywhere.
-fn mapped(bytes: &[u8]) -> Result<Btf, KernelError> {
-    let copied = || -> std::io::Result<fs::File> {
+fn mapped(mut types: impl io::Read) -> Result<Btf, KernelError> {
+    let mut copied = || -> io::Result<fs::File> {
         let mut file = fs::File::from(memfd_create(c"vmlinux-btf", MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(bytes)?;
+        io::copy(&mut types, &mut file)?;
         Ok(file)
     };
-    let file = copied().map_err(|source| KernelError::NoBtf {
-        path: VMLINUX,
-        source,
-    })?;
+    let file = copied().map_err(no_btf)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     understood(VMLINUX, Btf::from_file_with_backend(path, Backend::Mmap))
 }
@@ -127,11 +129,7 @@ impl Types {
     }
 
     fn read() -> Result<Self, KernelError> {
-        let bytes = fs::read(VMLINUX).map_err(|source| KernelError::NoBtf {
-            path: VMLINUX,
-            source,
-        })?;
-        let vmlinux = mapped(&bytes)?;
+        let vmlinux = mapped(fs::File::open(VMLINUX).map_err(no_btf)?)?;
         // Distributions whose KVM is a module describe struct kvm in vmlinux too, because code
         // that is built in refers to it. Only KVM itself has a kvm_gfn_range.
         if Path::new(KVM_MODULE).exists() {
@@ -318,7 +316,7 @@ mod tests {
         let mut bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend(types);
         bytes.extend(strings);
-        Types::new(mapped(&bytes).expect("BTF"), true)
+        Types::new(mapped(bytes.as_slice()).expect("BTF"), true)
     }
 
     const WANTED: [Member; 2] = [
