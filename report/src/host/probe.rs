@@ -4,6 +4,7 @@
 //! be read is missing with the reason, and nothing here ever fails.
 
 use std::{
+    arch::x86_64::__cpuid,
     collections::BTreeMap,
     io::Read as _,
     path::{Path, PathBuf},
@@ -42,7 +43,7 @@ impl<'a> Probe<'a> {
     pub(super) fn host(&self) -> Host {
         let cpuinfo = self.read("/proc/cpuinfo");
         let cpu_model = cpuinfo_field(&cpuinfo, "model name");
-        let hypervisor = hypervisor(&cpuinfo);
+        let hypervisor = hypervisor(&cpuinfo, signature);
         let kernel_release = self.read("/proc/sys/kernel/osrelease");
         let kernel_release = kernel_release.value().cloned().unwrap_or_default();
         let kvm = self.kvm(&kernel_release);
@@ -253,14 +254,38 @@ fn distinct(cpuinfo: &Observed<String>, field: &str) -> Observed<u32> {
     }
 }
 
-fn hypervisor(cpuinfo: &Observed<String>) -> Observed<String> {
+/// What a hypervisor calls itself in CPUID; without one the leaf means nothing.
+fn signature() -> [u8; 12] {
+    /// First of the leaves that are left to hypervisors.
+    const VENDOR: u32 = 0x4000_0000;
+    let leaf = __cpuid(VENDOR);
+    let mut bytes = [0; 12];
+    for (place, word) in bytes
+        .chunks_exact_mut(4)
+        .zip([leaf.ebx, leaf.ecx, leaf.edx])
+    {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+/// The name for a host whose instructions are not executed by a CPU.
+const EMULATED: &str = "TCG (QEMU's software emulation)";
+
+fn hypervisor(cpuinfo: &Observed<String>, signature: fn() -> [u8; 12]) -> Observed<String> {
     cpuinfo_field(cpuinfo, "flags").map(|flags| {
-        let virtualised = flags.split_whitespace().any(|f| f == "hypervisor");
-        if virtualised {
-            "yes (CPUID hypervisor flag)".to_owned()
-        } else {
-            "none".to_owned()
+        if !flags.split_whitespace().any(|f| f == "hypervisor") {
+            return "none".to_owned();
         }
+        let name = match &signature() {
+            b"TCGTCGTCGTCG" => EMULATED,
+            b"KVMKVMKVM\0\0\0" => "KVM",
+            b"Microsoft Hv" => "Hyper-V",
+            b"VMwareVMware" => "VMware",
+            b"XenVMMXenVMM" => "Xen",
+            _ => "yes (CPUID hypervisor flag)",
+        };
+        name.to_owned()
     })
 }
 
@@ -299,11 +324,16 @@ fn unusual(kvm: &KvmConfig, hypervisor: &Observed<String>) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if hypervisor.value().is_some_and(|h| h != "none") {
-        notes.push(
+    match hypervisor.value().map(String::as_str) {
+        None | Some("none") => {}
+        Some(EMULATED) => notes.push(
+            "this host is emulated in software (TCG): counts mean something, times do not"
+                .to_owned(),
+        ),
+        Some(_) => notes.push(
             "this host is itself a virtual machine: absolute times wander, compare ratios"
                 .to_owned(),
-        );
+        ),
     }
     notes
 }
@@ -332,6 +362,25 @@ mod tests {
         assert!(host.pmu.reason().is_some());
         assert!(host.kvm.backend.reason().unwrap().contains("not loaded"));
         assert!(host.mitigations.reason().is_some());
+    }
+
+    #[test]
+    fn an_emulated_host_is_told_from_a_virtual_one() {
+        let cpuinfo = |flags: &str| Observed::Value(format!("flags : {flags}\n"));
+        let named = |flags: &str, signature| {
+            let hypervisor = hypervisor(&cpuinfo(flags), signature);
+            let kvm = Probe::new(Path::new("/nowhere")).kvm("6.1");
+            (hypervisor.value().cloned(), unusual(&kvm, &hypervisor))
+        };
+        let (name, notes) = named("fpu hypervisor", || *b"TCGTCGTCGTCG");
+        assert_eq!(name.as_deref(), Some(EMULATED));
+        assert!(notes.len() == 1 && notes[0].contains("times do not"));
+        let (name, notes) = named("fpu hypervisor", || *b"KVMKVMKVM\0\0\0");
+        assert_eq!(name.as_deref(), Some("KVM"));
+        assert!(notes.len() == 1 && notes[0].contains("compare ratios"));
+        // What bare metal says there is not a name.
+        let (name, notes) = named("fpu", || *b"TCGTCGTCGTCG");
+        assert_eq!((name.as_deref(), notes.len()), (Some("none"), 0));
     }
 
     #[test]

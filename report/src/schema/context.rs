@@ -154,7 +154,8 @@ pub struct Host {
     pub mglru: Observed<String>,
     /// Running kdamond threads.
     pub kdamonds: Observed<u32>,
-    /// Hypervisor this host itself runs under; `none` on bare metal.
+    /// Hypervisor this host itself runs under, by what it calls itself in CPUID; `none` on
+    /// bare metal.
     pub hypervisor: Observed<String>,
     /// Name of the hardware PMU.
     pub pmu: Observed<String>,
