@@ -53,8 +53,8 @@ pub(crate) struct RunArgs {
     /// given, 1, 2, 4, … and all CPUs.
     #[arg(long, value_name = "COUNTS")]
     threads: Option<ThreadCounts>,
-    /// Memory of the VM that `pass` ages, GiB; 0.25 with --quick and 1 without if
-    /// not given.
+    /// Memory of the VM that `pass` ages, GiB; 0.25 with --quick and 0.5 without
+    /// if not given.
     #[arg(long, value_name = "GIB")]
     vm_gib: Option<f64>,
     /// Interleaved rounds; 6 with --quick and 10 without if not given.

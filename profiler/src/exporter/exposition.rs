@@ -248,14 +248,16 @@ impl Out<'_, '_> {
                 )?
                 .encode_counter::<NoLabelSet, _, u64>(&(own_ns as f64 / 1e9), None)?;
         }
-        self.encoder
-            .encode_descriptor(
-                "sampling_rate_hertz",
-                "Timer samples per second and CPU that are asked for",
-                None,
-                MetricType::Gauge,
-            )?
-            .encode_gauge(&i64::from(self.sums.rate_hz))?;
+        if let Some(rate_hz) = self.sums.rate_hz {
+            self.encoder
+                .encode_descriptor(
+                    "sampling_rate_hertz",
+                    "Timer samples per second and CPU that are asked for, the highest of several",
+                    None,
+                    MetricType::Gauge,
+                )?
+                .encode_gauge(&i64::from(rate_hz))?;
+        }
         self.encoder
             .encode_descriptor(
                 "map",

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use profiler_common::{histogram::Histogram, interference::InterferenceKey};
 
 use crate::{
+    ladder::Rung,
     observe::{Loss, Session, Stretch, own_cost},
     vms::Tracked,
     watch::{View, add_to_view},
@@ -30,7 +31,8 @@ pub(super) struct Sums {
     pub(super) held_up: BTreeMap<InterferenceKey, Box<Histogram>>,
     pub(super) lost: Vec<Loss>,
     pub(super) own_ns: Option<u64>,
-    pub(super) rate_hz: u32,
+    /// Where callbacks are sampled.
+    pub(super) rate_hz: Option<u32>,
     pub(super) map_bytes: u64,
 }
 
@@ -53,7 +55,7 @@ impl Sums {
         self.held_up.retain(|key, _| self.vms.contains_key(&key.vm));
         self.lost = session.losses();
         self.own_ns = session.own_ns();
-        self.rate_hz = session.rates.highest_hz();
+        self.rate_hz = (session.rung == Rung::Sampled).then(|| session.rates.highest_hz());
         self.map_bytes = own_cost::map_memory().now;
     }
 }

@@ -207,15 +207,17 @@ pub const TITLE: &str = "What one more SPTE on a chain costs, and what a callbac
 
 /// The models as a table.
 pub(super) fn table(models: &[CostModel]) -> Table {
-    let columns = vec![
+    let mut columns = vec![
         Column::text("callback"),
         Column::text("side"),
         Column::number("per SPTE (ns)"),
         Column::number("one gfn (ns)"),
-        Column::number("fixed (ns)"),
-        Column::number("per gfn (ns)"),
         Column::number("points"),
     ];
+    let are_told_apart = models.iter().any(|model| model.fixed.value().is_some());
+    if are_told_apart {
+        columns.extend(["fixed (ns)", "per gfn (ns)"].map(Column::number));
+    }
     let mut table = Table::new(TITLE, columns);
     let mut reasons: Vec<String> = Vec::new();
     for model in models {
@@ -229,15 +231,17 @@ pub(super) fn table(models: &[CostModel]) -> Table {
                 reasons.push(note);
             }
         }
-        table.row(vec![
+        let mut row = vec![
             model.kind.to_string(),
             model.side.to_string(),
             model.per_spte.to_string(),
             model.one_gfn.to_string(),
-            part(&model.fixed),
-            part(&model.per_gfn),
             model.points.to_string(),
-        ]);
+        ];
+        if are_told_apart {
+            row.extend([part(&model.fixed), part(&model.per_gfn)]);
+        }
+        table.row(row);
     }
     if !table.is_empty() {
         table.note(

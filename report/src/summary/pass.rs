@@ -75,7 +75,8 @@ fn table(vm_bytes: Option<u64>, cells: &[&BenchRecord]) -> Table {
         ]);
     }
     table.note(
-        "medians ± half of their 95 % intervals; the slow-down is the ratio of the two medians.",
+        "medians ± half of their 95 % intervals; the slow-down is the ratio of the two medians. \
+         !: more than a quarter of the rounds were disturbed.",
     );
     table
 }

@@ -118,7 +118,8 @@ fn notes(cells: &[&BenchRecord]) -> String {
     format!(
         "median ± half of its 95 % interval over n = {n} rounds, each of which has every \
          watcher once in random order; slower, added: against passes right before and after \
-         that nobody watched; nobody: what chance makes of it. seen by perf-stat: callbacks of all of the host."
+         that nobody watched; nobody: what chance makes of it. seen by perf-stat: callbacks of \
+         all of the host."
     )
 }
 
