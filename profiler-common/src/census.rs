@@ -19,6 +19,9 @@ pub const LEVELS: usize = 3;
 pub const DESCRIPTOR_ENTRIES: usize = 14;
 /// Heads read at once.
 pub const BLOCK_HEADS: usize = 64;
+/// A chunk ends with the block in which it has taken this long, nanoseconds: half of what
+/// a CPU may be held, for the block and for what interrupts it.
+pub const CHUNK_LIMIT_NS: u64 = 1_000_000;
 /// Exact chain lengths `0..LENGTH_CELLS - 1`; the last cell holds longer ones.
 pub const LENGTH_CELLS: usize = 1026;
 
@@ -118,6 +121,8 @@ pub struct ScanResult {
     pub time_ns: u64,
     /// Longest chunk.
     pub longest_ns: u64,
+    /// Heads done with, read or not: fewer than asked for where the chunk took too long.
+    pub passed: u64,
     /// Heads read.
     pub heads: u64,
     /// Heads with the LOCKED bit.
@@ -151,6 +156,7 @@ impl ScanResult {
         changed: 0,
         time_ns: 0,
         longest_ns: 0,
+        passed: 0,
         heads: 0,
         locked: 0,
         bad: 0,

@@ -31,13 +31,20 @@ const FIRST_GAP: u64 = 8;
 #[unsafe(no_mangle)]
 static TEXT_RANGES: Global<u32> = Global::new(0);
 
-/// Who reads a stack: the sampler can interrupt the others, so each has a
-/// buffer of its own.
+/// Families of callbacks: one per program that reads stacks on a rung.
+const FAMILIES: u32 = 3;
+
+/// Who reads a stack. The sampler interrupts the others, and where the kernel preempts a
+/// task between reading its stack and looking at it another program may run on the CPU,
+/// so each has a buffer of its own. A program does not interrupt itself: the kernel sees
+/// to that.
 #[derive(Clone, Copy)]
-pub(crate) enum Reader {
-    Callback = 0,
-    Sampler = 1,
-    Lock = 2,
+pub(crate) struct Reader(u32);
+
+impl Reader {
+    pub(crate) const SAMPLER: Self = Self(FAMILIES);
+    pub(crate) const LOCK: Self = Self(FAMILIES + 1);
+    const COUNT: u32 = FAMILIES + 2;
 }
 
 /// One stack, innermost frame first.
@@ -61,11 +68,11 @@ struct Remembered {
 static RANGES: Array<TextRange> = Array::with_max_entries(MAX_RANGES as u32, 0);
 /// One entry per [`Reader`].
 #[map]
-static STACK: PerCpuArray<Stack> = PerCpuArray::with_max_entries(3, 0);
+static STACK: PerCpuArray<Stack> = PerCpuArray::with_max_entries(Reader::COUNT, 0);
 /// One entry per family of callbacks: one per kind, or fewer where the hook
 /// does not tell kinds apart.
 #[map]
-static REMEMBERED: PerCpuArray<Remembered> = PerCpuArray::with_max_entries(3, 0);
+static REMEMBERED: PerCpuArray<Remembered> = PerCpuArray::with_max_entries(FAMILIES, 0);
 #[map]
 static OTHER_STACKS: StackTrace = StackTrace::with_max_entries(1024, 0);
 #[map]
@@ -110,7 +117,7 @@ pub(crate) struct Tags {
 /// `until` stops at the first frame with one of these tags.
 #[inline(always)]
 pub(crate) fn stack_tags<C: EbpfContext>(context: &C, reader: Reader, until: u64) -> Option<Tags> {
-    let stack = STACK.get_ptr_mut(reader as u32)?;
+    let stack = STACK.get_ptr_mut(reader.0)?;
     // SAFETY: a live per-CPU map value of exactly this size, used by this reader only.
     let bytes =
         unsafe { bpf_get_stack(context.as_ptr(), stack.cast(), size_of::<Stack>() as u32, 0) };
@@ -219,7 +226,7 @@ pub(crate) fn meaning<C: StackIdContext>(
         return remembered.meaning;
     }
     totals.stacks += 1;
-    let meaning = match stack_tags(context, Reader::Callback, 0) {
+    let meaning = match stack_tags(context, Reader(family), 0) {
         Some(tags) => tags.all,
         None => {
             totals.stacks_failed += 1;

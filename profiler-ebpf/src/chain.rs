@@ -53,12 +53,13 @@ pub(crate) fn is_locked(head: u64) -> bool {
     head & LOCKED != 0
 }
 
-/// Who decodes: a callback can come in while a census runs, so each has sums
-/// of its own.
+/// Who decodes: a callback can come in while a census runs, and one of the other family
+/// where the kernel preempts, so each has sums of its own.
 #[derive(Clone, Copy)]
 pub(crate) enum Reader {
-    Callback = 0,
-    Census = 1,
+    Clearing = 0,
+    Testing = 1,
+    Census = 2,
 }
 
 /// Sums over the descriptors of one chain. On the stack they would keep the
@@ -71,7 +72,7 @@ struct Sums {
 
 /// One entry per [`Reader`].
 #[map]
-static SUMS: PerCpuArray<Sums> = PerCpuArray::with_max_entries(2, 0);
+static SUMS: PerCpuArray<Sums> = PerCpuArray::with_max_entries(3, 0);
 
 /// Decodes a head and, if there is one, its first descriptor.
 #[inline(always)]

@@ -74,7 +74,7 @@ impl Start {
     #[inline(always)]
     fn leave_tdp(&mut self, now: u64) {
         if self.tdp_since_ns != 0 {
-            self.tdp_ns += now - self.tdp_since_ns;
+            self.tdp_ns += now.saturating_sub(self.tdp_since_ns);
             self.tdp_since_ns = 0;
         }
     }
@@ -134,7 +134,13 @@ fn enter() -> Option<()> {
 
 /// Adds the heads of one gfn range at one level.
 #[inline(always)]
-fn add_level(start: &mut Start, array: u64, base: u64, first: u64, end: u64, shift: u64) {
+fn add_level(
+    start: &mut Start,
+    array: u64,
+    (base, first, end): (u64, u64, u64),
+    shift: u64,
+    reader: chain::Reader,
+) {
     let from = (first >> shift) - (base >> shift);
     let until = ((end - 1) >> shift) - (base >> shift);
     let wanted = until - from + 1;
@@ -150,7 +156,7 @@ fn add_level(start: &mut Start, array: u64, base: u64, first: u64, end: u64, shi
         };
         start.heads |= HEADS_READ;
         start.locked |= u64::from(chain::is_locked(head));
-        match chain::decode(head, chain::Reader::Callback) {
+        match chain::decode(head, reader) {
             Chain::Empty => {}
             Chain::One(_) => start.sptes += 1,
             Chain::Many { length, .. } => start.sptes += u64::from(length),
@@ -162,7 +168,7 @@ fn add_level(start: &mut Start, array: u64, base: u64, first: u64, end: u64, shi
 
 /// `kvm_age_gfn(kvm, range)` or `kvm_test_age_gfn(kvm, range)` begins.
 #[inline(always)]
-fn inner(kvm: u64, range: u64) -> Option<()> {
+fn inner(kvm: u64, range: u64, reader: chain::Reader) -> Option<()> {
     let now = now_ns();
     let start = STARTS.get_ptr_mut(bpf_get_current_pid_tgid())?;
     // SAFETY: a live map value that only this task uses.
@@ -173,6 +179,15 @@ fn inner(kvm: u64, range: u64) -> Option<()> {
         interference::note_aging(number_of(kvm));
     }
     start.leave_tdp(now);
+    if add_range(start, range, reader).is_none() {
+        start.heads |= HEADS_UNREADABLE;
+    }
+    Some(())
+}
+
+/// Adds the heads of a range of gfns; `None` if something on the way cannot be read.
+#[inline(always)]
+fn add_range(start: &mut Start, range: u64, reader: chain::Reader) -> Option<()> {
     let slot = read_member::<u64>(range, &RANGE_SLOT)?;
     let first = read_member::<u64>(range, &RANGE_START)?;
     let end = read_member::<u64>(range, &RANGE_END)?;
@@ -183,9 +198,9 @@ fn inner(kvm: u64, range: u64) -> Option<()> {
     let arrays = slot + offset(&SLOT_RMAP);
     let mut level = 0;
     while level < LEVELS as u64 {
-        let array = read::<u64>(arrays + level * 8).unwrap_or(0);
+        let array = read::<u64>(arrays + level * 8)?;
         if array != 0 {
-            add_level(start, array, base, first, end, 9 * level);
+            add_level(start, array, (base, first, end), 9 * level, reader);
         }
         level += 1;
     }
@@ -283,7 +298,9 @@ fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()>
         several_pages: u8::from(end - first > 4096),
         zero: 0,
     };
-    let total_ns = now - start.entered_ns;
+    // CPUs' clocks are alike, not the same: a callback may end before it began.
+    let total_ns = now.saturating_sub(start.entered_ns);
+    let wait_ns = start.inner_ns.saturating_sub(start.entered_ns);
     if let Some(cell) = callback::cell(totals, key) {
         cell.callbacks += 1;
         cell.pages += (end - first) >> 12;
@@ -295,12 +312,12 @@ fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()>
         }
         if start.inner_ns != 0 {
             cell.waits += 1;
-            cell.wait_ns += start.inner_ns - start.entered_ns;
+            cell.wait_ns += wait_ns;
         }
     }
     add_latency(totals, key, span::TOTAL, total_ns);
     if start.inner_ns != 0 {
-        add_latency(totals, key, span::WAIT, start.inner_ns - start.entered_ns);
+        add_latency(totals, key, span::WAIT, wait_ns);
     }
     if start.tdp_ns != 0 {
         add_latency(totals, key, span::TDP, start.tdp_ns);
@@ -370,13 +387,13 @@ fn rs_ty_exit(context: FExitContext) -> i32 {
 
 #[fentry(function = "kvm_age_gfn")]
 fn rs_inner_age(context: FEntryContext) -> i32 {
-    inner(context.arg(0), context.arg(1));
+    inner(context.arg(0), context.arg(1), chain::Reader::Clearing);
     0
 }
 
 #[fentry(function = "kvm_test_age_gfn")]
 fn rs_inner_test(context: FEntryContext) -> i32 {
-    inner(context.arg(0), context.arg(1));
+    inner(context.arg(0), context.arg(1), chain::Reader::Testing);
     0
 }
 
@@ -384,7 +401,7 @@ fn rs_inner_test(context: FEntryContext) -> i32 {
 #[kprobe]
 fn rs_inner_kprobe(context: ProbeContext) -> u32 {
     if let (Some(kvm), Some(range)) = (context.arg(0), context.arg(1)) {
-        inner(kvm, range);
+        inner(kvm, range, chain::Reader::Clearing);
     }
     0
 }

@@ -8,7 +8,7 @@
 
 use aya_ebpf::{Global, macros::map, maps::Array};
 use profiler_common::census::{
-    BLOCK_HEADS, DESCRIPTOR_ENTRIES, LENGTH_CELLS, LEVELS, ScanRequest, ScanResult,
+    BLOCK_HEADS, CHUNK_LIMIT_NS, DESCRIPTOR_ENTRIES, LENGTH_CELLS, LEVELS, ScanRequest, ScanResult,
 };
 
 use crate::{
@@ -120,7 +120,13 @@ unsafe fn count_head(result: *mut ScanResult, head: u64, read_sptes: bool) {
 }
 
 #[inline(always)]
-unsafe fn count_heads(result: *mut ScanResult, first: u64, heads: u64, read_sptes: bool) {
+unsafe fn count_heads(
+    result: *mut ScanResult,
+    first: u64,
+    heads: u64,
+    read_sptes: bool,
+    until_ns: u64,
+) {
     let blocks = heads.div_ceil(BLOCK_HEADS as u64);
     repeat(blocks as u32, |block| {
         let done = block * BLOCK_HEADS as u64;
@@ -132,10 +138,11 @@ unsafe fn count_heads(result: *mut ScanResult, first: u64, heads: u64, read_spte
         };
         // SAFETY: `result` is a live map value with room for a block.
         unsafe {
+            (*result).passed += now;
             let words = (&raw mut (*result).block).cast::<u64>();
             if !read_into(words, (now * 8) as u32, first + done * 8) {
                 (*result).faults += now;
-                return false;
+                return now_ns() > until_ns;
             }
             repeat(BLOCK_HEADS as u32, |head| {
                 if head >= now || head >= BLOCK_HEADS as u64 {
@@ -146,7 +153,8 @@ unsafe fn count_heads(result: *mut ScanResult, first: u64, heads: u64, read_spte
             });
             (*result).heads += now;
         }
-        false
+        // Chains may be longer than those that the chunk's size was chosen by.
+        now_ns() > until_ns
     });
 }
 
@@ -194,6 +202,7 @@ unsafe fn scan(context: *const TaskFile) -> Option<i32> {
             heads + request.start * 8,
             request.heads,
             request.read_sptes != 0,
+            began + CHUNK_LIMIT_NS,
         );
         let still = read::<u64>(entry)? == memslots
             && read_member::<u64>(memslots, &MEMSLOTS_GENERATION)? == request.generation;

@@ -89,7 +89,7 @@ fn is_aged(vm: u32) -> bool {
     };
     // SAFETY: the helper takes no argument.
     let now = unsafe { bpf_jiffies64() };
-    *last != 0 && now - *last <= AGING_TICKS
+    *last != 0 && now.saturating_sub(*last) <= AGING_TICKS
 }
 
 /// Files what `began` and ends now.
@@ -104,7 +104,14 @@ fn file(began: &Began) -> Option<()> {
         aging: u8::from(is_aged(began.vm)),
         zero: 0,
     };
-    if latency::add(&SPENT, &SPARE_SPENT, key, now_ns() - began.at_ns).is_none() {
+    if latency::add(
+        &SPENT,
+        &SPARE_SPENT,
+        key,
+        now_ns().saturating_sub(began.at_ns),
+    )
+    .is_none()
+    {
         // SAFETY: a live per-CPU map value.
         unsafe { (*TOTALS.get_ptr_mut(0)?).interference_full += 1 };
     }
@@ -188,7 +195,7 @@ fn wait_begins(context: &RawTracePointContext) -> Option<()> {
     // SAFETY: a live map value.
     let vm = unsafe { *MMU_LOCKS.get_ptr(context.arg::<u64>(0))? };
     let at_ns = now_ns();
-    let what = match caller::stack_tags(context, Reader::Lock, tag::FAULT | tag::NOTIFIERS) {
+    let what = match caller::stack_tags(context, Reader::LOCK, tag::FAULT | tag::NOTIFIERS) {
         Some(tags) if tags.all & tag::FAULT != 0 => What::FaultWait,
         Some(tags) if tags.all & tag::NOTIFIERS != 0 => What::AgingWait,
         Some(_) => What::OtherWait,

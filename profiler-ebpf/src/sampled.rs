@@ -103,7 +103,12 @@ fn is_current(heads: &Heads) -> bool {
 /// Adds the head of one gfn to `seen`, at the lowest level that maps it. The
 /// error is a length code.
 #[inline(always)]
-fn add_head(heads: &Heads, offset_pages: u64, seen: &mut Seen) -> Result<(), u16> {
+fn add_head(
+    heads: &Heads,
+    offset_pages: u64,
+    seen: &mut Seen,
+    reader: chain::Reader,
+) -> Result<(), u16> {
     let gfn = heads.first_gfn + offset_pages;
     let mut level = 0;
     while level < LEVELS {
@@ -117,7 +122,7 @@ fn add_head(heads: &Heads, offset_pages: u64, seen: &mut Seen) -> Result<(), u16
         let index = (gfn >> shift) - (heads.base_gfn >> shift);
         let head = read::<u64>(array + index * 8).ok_or(length::UNREADABLE)?;
         seen.locked |= chain::is_locked(head);
-        match chain::decode(head, chain::Reader::Callback) {
+        match chain::decode(head, reader) {
             Chain::Empty => continue,
             Chain::One(_) => seen.sptes += 1,
             Chain::Many { length, .. } => seen.sptes += length,
@@ -128,9 +133,19 @@ fn add_head(heads: &Heads, offset_pages: u64, seen: &mut Seen) -> Result<(), u16
     Ok(())
 }
 
+/// Who decodes chains for a family.
+#[inline(always)]
+fn reader_of(family: u32) -> chain::Reader {
+    if family == TESTING {
+        chain::Reader::Testing
+    } else {
+        chain::Reader::Clearing
+    }
+}
+
 /// The length code of the chain at `hva`, and whether a head was locked.
 #[inline(always)]
-fn chain_at(interval: &Interval, hva: u64, check: bool) -> (u16, bool) {
+fn chain_at(interval: &Interval, hva: u64, check: bool, reader: chain::Reader) -> (u16, bool) {
     let offset_pages = (hva - interval.start) >> PAGE_SHIFT;
     let mut seen = Seen {
         sptes: 0,
@@ -147,7 +162,7 @@ fn chain_at(interval: &Interval, hva: u64, check: bool) -> (u16, bool) {
         if check && !is_current(heads) {
             return (length::STALE, false);
         }
-        if let Err(code) = add_head(heads, offset_pages, &mut seen) {
+        if let Err(code) = add_head(heads, offset_pages, &mut seen, reader) {
             return (code, false);
         }
     }
@@ -179,7 +194,7 @@ fn began<C: StackIdContext>(context: &C, start: u64, end: u64, family: u32) -> O
             } else {
                 CHECK_EVERY - 1
             };
-            let (length, locked) = chain_at(interval, start, !is_next);
+            let (length, locked) = chain_at(interval, start, !is_next, reader_of(family));
             if length == length::STALE {
                 current.unchecked = 0;
             }
@@ -263,7 +278,7 @@ fn file_sample(context: &PerfEventContext, totals: &mut Totals) -> Option<()> {
     let current = CURRENT.get_ptr_mut(0)?;
     // SAFETY: a live per-CPU map value; the interrupted program is not running now.
     let current = unsafe { &*current };
-    let Some(tags) = caller::stack_tags(context, Reader::Sampler, tag::NOTIFIERS) else {
+    let Some(tags) = caller::stack_tags(context, Reader::SAMPLER, tag::NOTIFIERS) else {
         totals.samples_failed += 1;
         return None;
     };

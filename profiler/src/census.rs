@@ -1,7 +1,8 @@
 //! The census: exact chain lengths of a VM, read in bounded chunks.
 //!
 //! A chunk holds its CPU only as long as [`TARGET`] allows: its size follows
-//! the time the last one took. A chunk during which the memslots changed is
+//! the time the last one took, and it ends early where chains turn out to be longer
+//! ([`CHUNK_LIMIT_NS`](profiler_common::census::CHUNK_LIMIT_NS)). A chunk during which the memslots changed is
 //! thrown away and counted, never mixed in.
 
 use std::{
@@ -247,7 +248,13 @@ impl Scanner {
                 continue;
             }
             idle = 0;
-            start += now;
+            // One that met other memslots passed over no heads; it is not tried again.
+            let passed = if result.passed == 0 {
+                now
+            } else {
+                result.passed
+            };
+            start += passed;
             if result.changed > 0 {
                 census.discarded_chunks += 1;
             } else {
@@ -255,7 +262,7 @@ impl Scanner {
             }
             let took = Duration::from_nanos(result.longest_ns);
             census.longest_chunk = census.longest_chunk.max(took);
-            chunk = next_chunk(now, took);
+            chunk = next_chunk(passed, took);
         }
         Ok(())
     }
