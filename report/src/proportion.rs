@@ -20,8 +20,8 @@ pub struct Counts {
 impl Counts {
     /// Counts another round or file in.
     pub fn add(&mut self, more: Self) {
-        self.hits += more.hits;
-        self.trials += more.trials;
+        self.hits = self.hits.saturating_add(more.hits);
+        self.trials = self.trials.saturating_add(more.trials);
     }
 
     /// The share, 0 to 1; `None` where nothing was looked at.
@@ -92,5 +92,7 @@ mod tests {
         sum.add(counts(2, 30));
         assert_eq!(sum, counts(3, 40));
         assert_eq!(sum.share(), Some(0.075));
+        sum.add(counts(u64::MAX, u64::MAX));
+        assert_eq!(sum, counts(u64::MAX, u64::MAX));
     }
 }

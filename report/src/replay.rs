@@ -116,7 +116,7 @@ impl Recording {
 
     fn callbacks(&self, covered: impl Fn(&Group) -> bool) -> u64 {
         let groups = self.groups.iter().filter(|g| covered(g));
-        groups.map(|g| g.real.callbacks).sum()
+        groups.fold(0, |sum, g| sum.saturating_add(g.real.callbacks))
     }
 
     /// The share of all recorded callbacks, those at unknown chain lengths too, that
@@ -195,7 +195,8 @@ fn input(profile: &ResultFile, groups: &[Group]) -> ReplayInput {
             _ => {}
         }
     }
-    let callbacks: u64 = groups.iter().map(|g| g.real.callbacks).sum();
+    let callbacks = groups.iter().map(|g| g.real.callbacks);
+    let callbacks = callbacks.fold(0, u64::saturating_add);
     let all = callbacks.max(1) as f64;
     let mut kind_share: BTreeMap<String, f64> = BTreeMap::new();
     for group in groups {

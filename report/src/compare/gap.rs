@@ -73,20 +73,20 @@ impl Sums {
     }
 
     fn add(&mut self, cell: &CallbackRecord) {
-        self.callbacks += cell.callbacks;
+        self.callbacks = self.callbacks.saturating_add(cell.callbacks);
         if let Observed::Value(s) = &cell.samples {
-            self.rmap += s.rmap;
-            self.age_gfn += s.age_gfn;
-            self.notifier += s.notifier;
-            self.own += s.own;
-            self.ns_of += (s.total() + s.own) as f64 * s.period_ns as f64;
+            self.rmap = self.rmap.saturating_add(s.rmap);
+            self.age_gfn = self.age_gfn.saturating_add(s.age_gfn);
+            self.notifier = self.notifier.saturating_add(s.notifier);
+            self.own = self.own.saturating_add(s.own);
+            self.ns_of += s.total().saturating_add(s.own) as f64 * s.period_ns as f64;
         }
         if let Observed::Value(latency) = &cell.latency {
-            self.timed += latency.count();
+            self.timed = self.timed.saturating_add(latency.count());
             self.total_ns += latency.mean_ns() * latency.count() as f64;
         }
         if let Observed::Value(wait) = &cell.wait {
-            self.waited += wait.count();
+            self.waited = self.waited.saturating_add(wait.count());
             self.wait_ns += wait.mean_ns() * wait.count() as f64;
         }
         if let Observed::Value(tdp) = &cell.tdp {
@@ -95,7 +95,11 @@ impl Sums {
     }
 
     fn sampled(&self, samples: u64) -> Observed<[f64; 3]> {
-        let all = self.rmap + self.age_gfn + self.notifier + self.own;
+        let outside = self.notifier.saturating_add(self.own);
+        let all = self
+            .rmap
+            .saturating_add(self.age_gfn)
+            .saturating_add(outside);
         if all == 0 {
             return Observed::missing("no timer sample fell into these callbacks");
         }
@@ -185,13 +189,13 @@ fn timed(sums: &Sums, part: &dyn Fn(&str, Observed<[f64; 3]>) -> Part) -> Vec<Pa
 }
 
 fn unknown(profile: &ResultFile) -> Observed<[f64; 3]> {
-    let (mut failed, mut kernel) = (0, 0);
+    let (mut failed, mut kernel) = (0_u64, 0_u64);
     for record in &profile.records {
         if let Record::Run(run) = record
             && let Observed::Value(sampling) = &run.sampling
         {
-            failed += sampling.stack_failed;
-            kernel += sampling.kernel;
+            failed = failed.saturating_add(sampling.stack_failed);
+            kernel = kernel.saturating_add(sampling.kernel);
         }
     }
     Observed::missing(format!(
@@ -223,7 +227,7 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
                 Some((r, rows.iter().find(of_own)?))
             })
             .collect();
-        let callbacks: u64 = pairs.iter().map(|(r, _)| r.real.callbacks).sum();
+        let callbacks: f64 = pairs.iter().map(|(r, _)| r.real.callbacks as f64).sum();
         let real = |r: &Row| r.real.total.map_or(0.0, |t| t.mean_ns) * r.real.callbacks as f64;
         found.push(Saving {
             kind: row.kind,
@@ -232,7 +236,7 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
                 .into_iter()
                 .filter_map(|cache| Some((cache, difference(&pairs, cache)?)))
                 .collect(),
-            real_ns: pairs.iter().map(|(r, _)| real(r)).sum::<f64>() / callbacks.max(1) as f64,
+            real_ns: pairs.iter().map(|(r, _)| real(r)).sum::<f64>() / callbacks.max(1.0),
         });
     }
     found

@@ -210,10 +210,10 @@ pub fn compare(
     curves.extend(synthetic::curves(bench, young.test, Op::TestAge));
     let costs = real::costs(profile);
     let mut rows = Vec::new();
-    let (mut callbacks_left_out, mut callbacks_alone) = (0, 0);
+    let (mut callbacks_left_out, mut callbacks_alone) = (0_u64, 0_u64);
     for (kind, band, real) in &costs {
         if !real.is_supported() {
-            callbacks_left_out += real.callbacks;
+            callbacks_left_out = callbacks_left_out.saturating_add(real.callbacks);
             continue;
         }
         let before = rows.len();
@@ -234,7 +234,7 @@ pub fn compare(
             });
         }
         if rows.len() == before {
-            callbacks_alone += real.callbacks;
+            callbacks_alone = callbacks_alone.saturating_add(real.callbacks);
         }
     }
     if rows.is_empty() {

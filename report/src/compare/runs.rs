@@ -198,7 +198,8 @@ pub fn compare_runs(base: &ResultFile, new: &ResultFile) -> Result<RunComparison
             command: base.context.command.join(" "),
         });
     }
-    let only_one = old.len() + cells.len() - 2 * changes.len();
+    // An edited file may list a cell twice.
+    let only_one = (old.len() + cells.len()).saturating_sub(2 * changes.len());
     Ok(RunComparison { changes, only_one })
 }
 

@@ -131,12 +131,12 @@ impl Samples {
     /// Samples in KVM's gfn aging functions and what they call: the part of a
     /// callback that a lock scheme changes.
     pub const fn walk(&self) -> u64 {
-        self.rmap + self.age_gfn
+        self.rmap.saturating_add(self.age_gfn)
     }
 
     /// Samples in the callback, the probe left out.
     pub const fn total(&self) -> u64 {
-        self.walk() + self.notifier
+        self.walk().saturating_add(self.notifier)
     }
 }
 

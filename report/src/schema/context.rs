@@ -236,7 +236,7 @@ impl Disturbance {
     /// Adds what disturbed another part of the same job. What one part lacks the sum
     /// lacks.
     pub fn add(&mut self, other: &Self) {
-        let plus = |sum: &mut u64, more: &u64| *sum += more;
+        let plus = |sum: &mut u64, more: &u64| *sum = sum.saturating_add(*more);
         self.steal_ms.add_with(&other.steal_ms, plus);
         self.involuntary_switches
             .add_with(&other.involuntary_switches, plus);

@@ -114,7 +114,8 @@ pub struct TdpTables {
 impl TdpTables {
     /// SPTEs of all levels.
     pub const fn sptes(&self) -> u64 {
-        self.sptes_4k + self.sptes_2m + self.sptes_1g
+        let small = self.sptes_4k.saturating_add(self.sptes_2m);
+        small.saturating_add(self.sptes_1g)
     }
 
     /// The share of SPTEs with the Accessed bit set, if it was seen and there are any.

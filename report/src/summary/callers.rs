@@ -26,16 +26,17 @@ struct Sums {
 
 impl Sums {
     fn add(&mut self, record: &CallbackRecord) {
-        self.callbacks += record.callbacks;
-        self.pages += record.pages;
+        self.callbacks = self.callbacks.saturating_add(record.callbacks);
+        self.pages = self.pages.saturating_add(record.pages);
         if let Observed::Value(young) = record.young {
-            *self.young.get_or_insert(0) += young;
+            let sum = self.young.get_or_insert(0);
+            *sum = sum.saturating_add(young);
         }
         if let Observed::Value(samples) = &record.samples {
             let at = self.sampled.entry(samples.period_ns).or_default();
             at.period_ns = samples.period_ns;
-            at.samples += samples.total();
-            at.events += record.callbacks;
+            at.samples = at.samples.saturating_add(samples.total());
+            at.events = at.events.saturating_add(record.callbacks);
         }
         if let Observed::Value(latency) = &record.latency {
             self.latency.get_or_insert_default().merge(latency);
@@ -53,7 +54,8 @@ impl Sums {
         if let Some(latency) = &self.latency {
             return figure(latency.mean_ns());
         }
-        let samples: u64 = self.sampled.values().map(|at| at.samples).sum();
+        let samples = self.sampled.values().map(|at| at.samples);
+        let samples = samples.fold(0, u64::saturating_add);
         if samples == 0 {
             return dash();
         }

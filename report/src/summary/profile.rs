@@ -122,7 +122,10 @@ fn census_row(census: &CensusRecord) -> Vec<String> {
     let of = |len: u32| census.lengths.get(&len).copied().unwrap_or(0);
     let more = census
         .heads
-        .saturating_sub(of(0) + of(1) + census.faults + census.corrupt);
+        .saturating_sub(of(0))
+        .saturating_sub(of(1))
+        .saturating_sub(census.faults)
+        .saturating_sub(census.corrupt);
     let longest = census
         .lengths
         .iter()
@@ -256,7 +259,7 @@ fn losses(file: &ResultFile) -> Table {
             .entry((&loss.signal, &loss.cause))
             .or_insert(Observed::Value(0));
         *sum = match (&*sum, &loss.count) {
-            (Observed::Value(a), Observed::Value(b)) => Observed::Value(a + b),
+            (Observed::Value(a), Observed::Value(b)) => Observed::Value(a.saturating_add(*b)),
             (Observed::Missing(reason), _) | (_, Observed::Missing(reason)) => {
                 Observed::Missing(reason.clone())
             }
@@ -290,11 +293,12 @@ fn overhead(file: &ResultFile) -> Table {
             continue;
         };
         let sum = sums.entry(&o.program).or_default();
-        sum.0 += runs;
-        sum.1 += ns;
+        sum.0 = sum.0.saturating_add(*runs);
+        sum.1 = sum.1.saturating_add(*ns);
         sum.3 += o.measured_s.unwrap_or(0.0);
         if let Some(misses) = o.recursion_misses.value() {
-            *sum.2.get_or_insert(0) += misses;
+            let sum = sum.2.get_or_insert(0);
+            *sum = sum.saturating_add(*misses);
         }
     }
     let mut table = Table::new(

@@ -46,11 +46,18 @@ struct ExactSums {
     wait_ns: f64,
 }
 
+impl RateSums {
+    fn samples(&self) -> u64 {
+        self.walk.saturating_add(self.notifier)
+    }
+}
+
 impl Sums {
     pub(super) fn add(&mut self, len: u32, record: &CallbackRecord) {
-        self.callbacks += record.callbacks;
-        self.pages += record.pages;
-        self.len_sum += u64::from(len) * record.callbacks;
+        self.callbacks = self.callbacks.saturating_add(record.callbacks);
+        self.pages = self.pages.saturating_add(record.pages);
+        let sptes = u64::from(len).saturating_mul(record.callbacks);
+        self.len_sum = self.len_sum.saturating_add(sptes);
         if let Observed::Value(samples) = &record.samples {
             let sums = self.sampled.get_or_insert_default();
             let at = RateSums {
@@ -63,33 +70,33 @@ impl Sums {
         if let Observed::Value(latency) = &record.latency {
             let sums = self.exact.get_or_insert_default();
             let (calls, mean) = (latency.count(), latency.mean_ns());
-            sums.calls += calls;
+            sums.calls = sums.calls.saturating_add(calls);
             sums.total_ns += mean * calls as f64;
             sums.total_sq += latency
                 .stdev_ns()
                 .powi(2)
                 .mul_add(calls as f64, mean * mean * calls as f64);
             if let Observed::Value(wait) = &record.wait {
-                sums.wait_calls += wait.count();
+                sums.wait_calls = sums.wait_calls.saturating_add(wait.count());
                 sums.wait_ns += wait.mean_ns() * wait.count() as f64;
             }
         }
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
-        self.callbacks += other.callbacks;
-        self.pages += other.pages;
-        self.len_sum += other.len_sum;
+        self.callbacks = self.callbacks.saturating_add(other.callbacks);
+        self.pages = self.pages.saturating_add(other.pages);
+        self.len_sum = self.len_sum.saturating_add(other.len_sum);
         if let Some(o) = &other.sampled {
             let sums = self.sampled.get_or_insert_default();
             o.0.iter().for_each(|(period, at)| sums.add(*period, *at));
         }
         if let Some(o) = &other.exact {
             let sums = self.exact.get_or_insert_default();
-            sums.calls += o.calls;
+            sums.calls = sums.calls.saturating_add(o.calls);
             sums.total_ns += o.total_ns;
             sums.total_sq += o.total_sq;
-            sums.wait_calls += o.wait_calls;
+            sums.wait_calls = sums.wait_calls.saturating_add(o.wait_calls);
             sums.wait_ns += o.wait_ns;
         }
     }
@@ -134,25 +141,26 @@ impl Sums {
 impl SampleSums {
     fn add(&mut self, period_ns: u64, at: RateSums) {
         let sums = self.0.entry(period_ns).or_default();
-        sums.callbacks += at.callbacks;
-        sums.walk += at.walk;
-        sums.notifier += at.notifier;
+        sums.callbacks = sums.callbacks.saturating_add(at.callbacks);
+        sums.walk = sums.walk.saturating_add(at.walk);
+        sums.notifier = sums.notifier.saturating_add(at.notifier);
     }
 
     fn samples(&self) -> u64 {
-        self.0.values().map(|at| at.walk + at.notifier).sum()
+        let samples = self.0.values().map(RateSums::samples);
+        samples.fold(0, u64::saturating_add)
     }
 
     fn means(&self, callbacks: u64) -> (Option<SampledMean>, Option<SampledMean>) {
         let mean = |of: fn(&RateSums) -> u64| {
-            let samples: u64 = self.0.values().map(of).sum();
+            let samples = self.0.values().map(of).fold(0, u64::saturating_add);
             let times = self.0.iter().map(|(ns, at)| *ns as f64 * of(at) as f64);
             // Runs may have sampled at different rates: an average period
             // keeps the total time right.
             let period = times.sum::<f64>() / samples.max(1) as f64;
             sampled_mean_ns(samples, period.round() as u64, callbacks)
         };
-        (mean(|at| at.walk + at.notifier), mean(|at| at.walk))
+        (mean(RateSums::samples), mean(|at| at.walk))
     }
 
     fn at_rate_zero(&self) -> (Option<SampledMean>, Option<SampledMean>) {
@@ -168,7 +176,7 @@ impl SampleSums {
                 .collect();
             at_rate_zero(&rates)
         };
-        (mean(|at| at.walk + at.notifier), mean(|at| at.walk))
+        (mean(RateSums::samples), mean(|at| at.walk))
     }
 
     fn mechanism(&self, at_rate_zero: bool) -> String {

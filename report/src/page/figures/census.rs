@@ -23,7 +23,8 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
         for census in latest(&file.records) {
             let lengths = runs.entry(census.run).or_default();
             for (length, heads) in &census.lengths {
-                *lengths.entry(*length).or_insert(0) += heads;
+                let sum = lengths.entry(*length).or_insert(0);
+                *sum = sum.saturating_add(*heads);
             }
         }
         for (run, mut lengths) in runs {
@@ -86,7 +87,8 @@ fn pooled(lengths: &BTreeMap<u32, u64>) -> Vec<(String, Vec<f64>)> {
     }
     let mut pools: BTreeMap<u32, u64> = BTreeMap::new();
     for (length, heads) in lengths {
-        *pools.entry(length.ilog2()).or_insert(0) += heads;
+        let sum = pools.entry(length.ilog2()).or_insert(0);
+        *sum = sum.saturating_add(*heads);
     }
     let name = |power: u32| match power {
         0 => "1 SPTEs".to_owned(),

@@ -74,7 +74,10 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
 fn threads(params: &Params) -> Option<u32> {
     match (params.agers, params.vcpus) {
         (None, None) => None,
-        (agers, vcpus) => Some(agers.unwrap_or(0) + vcpus.unwrap_or(0)).filter(|n| *n > 0),
+        (agers, vcpus) => {
+            let threads = agers.unwrap_or(0).saturating_add(vcpus.unwrap_or(0));
+            (threads > 0).then_some(threads)
+        }
     }
 }
 

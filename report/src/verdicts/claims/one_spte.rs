@@ -46,7 +46,7 @@ fn judge(evidence: &Evidence<'_>) -> Judged {
     let because = if without.trials > 0 {
         "the host's KVM runs without the TDP MMU (shadow paging, or tdp_mmu=N), so its rmaps are \
          not those of nested TDP; record a host that runs nested guests on it"
-    } else if chosen.trials + several.trials > 0 {
+    } else if chosen.trials > 0 || several.trials > 0 {
         "the profile is of test guests whose aliases were chosen; record a host that runs nested \
          guests"
     } else {
@@ -80,10 +80,15 @@ fn one_spte(evidence: &Evidence<'_>, guests: Guests) -> Counts {
     let mut counts = Counts::default();
     for (_, census) in evidence.censuses().filter(|(whose, _)| *whose == guests) {
         for (&length, &heads) in census.lengths.iter().filter(|(length, _)| **length > 0) {
-            counts.hits += if length == 1 { heads } else { 0 };
-            counts.trials += heads;
+            counts.add(Counts {
+                hits: if length == 1 { heads } else { 0 },
+                trials: heads,
+            });
         }
-        counts.trials += census.longer;
+        counts.add(Counts {
+            hits: 0,
+            trials: census.longer,
+        });
     }
     counts
 }
