@@ -173,6 +173,21 @@ fn a_damaged_field_is_named() {
         ),
         ("[6.0,6.0", "[6.0", "r.jsonl:2: field summary.n:"),
         (
+            "\"median\":6.0",
+            "\"median\":6.1",
+            "r.jsonl:2: field summary.median: 6.1 is not that of the rounds, 6",
+        ),
+        (
+            "\"ci95_low\":6.0",
+            "\"ci95_low\":5.0",
+            "r.jsonl:2: field summary.ci95_low:",
+        ),
+        (
+            "\"callbacks\":1000",
+            "\"callbacks\":9007199254740993000",
+            "r.jsonl:3: field callbacks: 9007199254740993000 is more than",
+        ),
+        (
             "\"elapsed_s\":",
             "\"elapsed_s\":-",
             "r.jsonl:4: field elapsed_s:",

@@ -16,8 +16,11 @@ pub(super) struct Impossible {
     pub(super) detail: String,
 }
 
-/// The largest magnitude of any number: more nanoseconds than a host runs.
-const LARGEST: f64 = 1e18;
+/// The largest magnitude of any number: 2^53, to which floating point tells integers apart.
+/// Nothing that is counted comes near, so sums of a few do not overflow.
+const LARGEST: f64 = 9_007_199_254_740_992.0;
+/// Digits of numbers that cannot be larger.
+const SHORT: usize = 15;
 
 /// Units by the end of a field's name, and the largest value that makes sense.
 const UNITS: [(&str, f64); 8] = [
@@ -42,6 +45,12 @@ pub(super) fn first_impossible(line: &str) -> Option<Impossible> {
                 let end = string_end(bytes, at);
                 if bytes[end..].iter().find(|b| !b.is_ascii_whitespace()) == Some(&b':') {
                     field = line.get(at + 1..end - 1).unwrap_or_default();
+                    // serde would see another name than this pass.
+                    if field.contains('\\') {
+                        let detail = "a field's name has no escapes".to_owned();
+                        let field = field.to_owned();
+                        return Some(Impossible { field, detail });
+                    }
                 }
                 at = end;
             }
@@ -69,7 +78,7 @@ fn number_end(bytes: &[u8], start: usize) -> usize {
 fn complaint(field: &str, text: &str) -> Option<String> {
     // Short and without sign or exponent: nothing can be wrong without a unit.
     let unit = UNITS.iter().find(|(suffix, _)| field.ends_with(suffix));
-    if unit.is_none() && text.len() < 18 && !text.contains(['e', 'E']) {
+    if unit.is_none() && text.len() <= SHORT && !text.contains(['e', 'E']) {
         return None;
     }
     let value: f64 = text.parse().ok()?;
@@ -116,6 +125,8 @@ mod tests {
             Some("rounds_ns")
         );
         assert_eq!(field(r#"{"x":1e300}"#).as_deref(), Some("x"));
+        assert_eq!(field(r#"{"x":9007199254740994}"#).as_deref(), Some("x"));
+        assert_eq!(field(r#"{"x":9007199254740992}"#), None);
         assert_eq!(
             field(r#"{"reached_hz":1e13}"#).as_deref(),
             Some("reached_hz")
@@ -124,6 +135,13 @@ mod tests {
             field(r#"{"change":-0.2,"ns":[1e3],"young_share":1.0}"#),
             None
         );
+    }
+
+    #[test]
+    fn an_escape_does_not_hide_the_unit_of_a_field() {
+        let found = first_impossible(r#"{"duration_\u0073":-1}"#).unwrap();
+        assert_eq!(found.field, "duration_\\u0073");
+        assert_eq!(found.detail, "a field's name has no escapes");
     }
 
     #[test]

@@ -212,6 +212,38 @@ impl Summary {
     }
 }
 
+/// How far two figures of the same rounds are apart at most, as a share of them.
+const SAME: f64 = 1e-9;
+
+/// The figure of a summary that is not that of its rounds.
+fn other_than(summary: &Summary, rounds: &[f64]) -> Option<String> {
+    let Some(made) = Summary::of(rounds) else {
+        return Some("field summary: no rounds are listed".to_owned());
+    };
+    let figures = |s: &Summary| {
+        [
+            Some(s.median),
+            s.ci95_low,
+            s.ci95_high,
+            Some(s.min),
+            Some(s.max),
+        ]
+    };
+    let names = ["median", "ci95_low", "ci95_high", "min", "max"];
+    let pairs = figures(summary).into_iter().zip(figures(&made));
+    names.into_iter().zip(pairs).find_map(|(name, pair)| {
+        let detail = match pair {
+            (Some(found), Some(made)) if (found - made).abs() > SAME * made.abs() => {
+                format!("{found} is not that of the rounds, {made}")
+            }
+            (Some(found), None) => format!("{found}, which so few rounds do not have"),
+            // An interval may be left out.
+            _ => return None,
+        };
+        Some(format!("field summary.{name}: {detail}"))
+    })
+}
+
 /// The figures of a latency distribution that tables print, nanoseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LatencySummary {
@@ -277,15 +309,16 @@ impl BenchRecord {
         if let Some(round) = self.rounds.iter().find(|r| never_negative && **r < 0.0) {
             return Err(format!("field rounds: {round} {} is negative", self.metric));
         }
-        if let Observed::Value(summary) = &self.summary
-            && summary.n as usize != self.rounds.len()
-        {
+        let Observed::Value(summary) = &self.summary else {
+            return Ok(());
+        };
+        if summary.n as usize != self.rounds.len() {
             return Err(format!(
                 "field summary.n: {} rounds are summarised and {} are listed",
                 summary.n,
                 self.rounds.len()
             ));
         }
-        Ok(())
+        other_than(summary, &self.rounds).map_or(Ok(()), Err)
     }
 }
