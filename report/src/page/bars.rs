@@ -4,7 +4,8 @@ use plotters::{coord::Shift, prelude::*};
 
 use super::{
     PageError,
-    chart::{Drawing, Entry, GRID, INK, WIDTH, shown, styled},
+    axis::shown,
+    chart::{Drawing, Entry, GRID, INK, WIDTH, styled},
     marks::Part,
 };
 

@@ -16,10 +16,11 @@ use plotters::{
 
 use super::{
     PageError,
+    axis::{bounds, tick},
     html::{self, escaped},
     marks::{self, Mark, Shape},
 };
-use crate::table::{Table, count, figure};
+use crate::table::Table;
 
 pub(super) const WIDTH: u32 = 860;
 const HEIGHT: u32 = 400;
@@ -173,9 +174,12 @@ fn hues(series: &[Series]) -> Vec<usize> {
     (0..series.len()).map(hue).collect()
 }
 
-/// The name of the horizontal axis, how its numbers are written, and where the
-/// vertical one begins.
-type Labels<'a> = (&'a str, &'a dyn Fn(&f64) -> String, f64);
+/// The name of the horizontal axis, how its numbers are written, and the ranges of both.
+type Labels<'a> = (
+    &'a str,
+    &'a dyn Fn(&f64) -> String,
+    (Range<f64>, Range<f64>),
+);
 
 impl Chart {
     /// Draws the chart.
@@ -188,20 +192,21 @@ impl Chart {
         let (marks, names) = {
             let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
             let range = bounds(self.values());
-            let low = range.start;
-            let y = range.log_scale();
+            let y = range.clone().log_scale();
             match &self.x {
                 Axis::Numbers(name, shown) => {
                     let xs = self
                         .series
                         .iter()
                         .flat_map(|s| s.points.iter().map(|p| p.x));
-                    let x = bounds(xs).log_scale();
-                    self.plot(&area, x, y, (name, &|v| shown(*v), low))
+                    let within = (bounds(xs), range);
+                    let x = within.0.clone().log_scale();
+                    self.plot(&area, x, y, (name, &|v| shown(*v), within))
                 }
                 Axis::Names(names) => {
                     let x = -0.5..names.len() as f64 - 0.5;
-                    self.plot(&area, x, y, ("", &|_| String::new(), low))
+                    let within = (x.clone(), range);
+                    self.plot(&area, x, y, ("", &|_| String::new(), within))
                 }
             }
             .map_err(failed)?
@@ -242,7 +247,7 @@ impl Chart {
         area: &DrawingArea<SVGBackend<'_>, Shift>,
         x: X,
         y: Y,
-        (x_name, x_shown, y_low): Labels<'_>,
+        (x_name, x_shown, (x_range, y_range)): Labels<'_>,
     ) -> Result<(Vec<Mark>, Vec<String>), String>
     where
         X: AsRangedCoord<Value = f64>,
@@ -278,7 +283,8 @@ impl Chart {
         let mut found = Vec::new();
         for (number, (series, hue)) in self.series.iter().zip(hues(&self.series)).enumerate() {
             let color = colour(number, hue, series.line == Line::Extrapolated);
-            let points = series.points.iter().filter(|p| p.y > 0.0);
+            let is_within = |p: &&Point| x_range.contains(&p.x) && y_range.contains(&p.y);
+            let points = series.points.iter().filter(is_within);
             if series.line != Line::None {
                 let width = if series.line == Line::Thick { 3 } else { 1 };
                 let line = points.clone().map(|p| (p.x, p.y));
@@ -288,6 +294,7 @@ impl Chart {
             }
             for point in points {
                 if let Some((low, high)) = point.ci95.filter(|c| c.0 > 0.0 && c.1 > c.0) {
+                    let low = low.max(y_range.start);
                     let bar = [(point.x, low), (point.x, high)];
                     chart
                         .draw_series([PathElement::new(bar, color.stroke_width(1))])
@@ -306,36 +313,14 @@ impl Chart {
             Axis::Names(names) => names
                 .iter()
                 .enumerate()
-                .map(|(place, name)| slanted(name, chart.backend_coord(&(place as f64, y_low))))
+                .map(|(place, name)| {
+                    slanted(name, chart.backend_coord(&(place as f64, y_range.start)))
+                })
                 .collect(),
             Axis::Numbers(..) => Vec::new(),
         };
         area.present().map_err(|e| e.to_string())?;
         Ok((found, names))
-    }
-}
-
-/// A number on a logarithmic axis: of each decade those that have room.
-fn tick(value: f64) -> String {
-    let leading = value / 10_f64.powf(value.log10().floor());
-    let has_room = [1.0, 2.0, 5.0, 10.0]
-        .iter()
-        .any(|n| (leading - n).abs() < 0.01);
-    if has_room {
-        shown(value)
-    } else {
-        String::new()
-    }
-}
-
-/// A number, with separators where it is large.
-pub(super) fn shown(value: f64) -> String {
-    if value >= 100.0 {
-        count(value.round() as u64)
-    } else if value == 0.0 {
-        "0".to_owned()
-    } else {
-        figure(value)
     }
 }
 
@@ -347,17 +332,4 @@ fn slanted(name: &str, (x, y): (i32, i32)) -> String {
          transform=\"rotate(-35 {x} {y})\">{}</text>\n",
         escaped(name)
     )
-}
-
-/// The range of an axis: a little more than its values.
-fn bounds(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (mut low, mut high) = (f64::INFINITY, 0.0_f64);
-    for value in values.filter(|v| v.is_finite() && *v > 0.0) {
-        low = low.min(value);
-        high = high.max(value);
-    }
-    if !low.is_finite() {
-        return 1.0..10.0;
-    }
-    low / 1.3..(high * 1.3).max(low * 2.0)
 }

@@ -8,6 +8,7 @@
 //! A figure whose data are absent says so in its place.
 
 mod answer;
+mod axis;
 mod bars;
 mod chart;
 mod figures;
