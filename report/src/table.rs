@@ -268,6 +268,15 @@ pub fn with_interval(value: f64, interval: Option<(f64, f64)>) -> String {
     }
 }
 
+/// A change as a share of what it is a change of: `+3.1 %`, and a dash where that is nothing.
+pub fn signed_percent(change: f64, of: f64) -> String {
+    let percent = change * 100.0 / of;
+    if !percent.is_finite() {
+        return "-".to_owned();
+    }
+    format!("{percent:+.1} %")
+}
+
 /// A count with thousands separated: `1,234,567`.
 pub fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -336,3 +345,10 @@ mod tests {
         assert_eq!(with_interval(10.0, Some((9.0, 12.0))), "10.0 ±1.50");
     }
 }
+
+    #[test]
+    fn a_change_from_nothing_has_no_share() {
+        assert_eq!(signed_percent(1.0, 8.0), "+12.5 %");
+        assert_eq!(signed_percent(5.0, 0.0), "-");
+        assert_eq!(signed_percent(5.0, f64::MIN_POSITIVE), "-");
+    }

@@ -13,7 +13,7 @@ use crate::{
     Observed, ResultFile,
     schema::{Cache, CallbackKind, CallbackRecord, ChainLen, Record},
     stats::{SampledMean, sampled_mean_ns},
-    table::{Column, Table, with_interval},
+    table::{Column, Table, signed_percent, with_interval},
 };
 
 /// One part of the mean callback of a kind.
@@ -304,8 +304,8 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
             None => "-".to_owned(),
             Some((ns, half)) if ns.abs() <= *half => "~".to_owned(),
             Some((ns, half)) => {
-                let share = ns * 100.0 / change.real_ns.max(f64::MIN_POSITIVE);
-                format!("{ns:+.1} ±{half:.1} ({share:+.1} %)")
+                let share = signed_percent(*ns, change.real_ns);
+                format!("{ns:+.1} ±{half:.1} ({share})")
             }
         };
         let mut row = vec![change.kind.to_string(), change.scheme.clone()];

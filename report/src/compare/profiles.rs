@@ -25,7 +25,7 @@ use crate::{
     Observed, ResultFile,
     schema::{CallbackKind, ResultKind},
     stats::{SIGNIFICANT, both_tails, mann_whitney_p},
-    table::{Column, Table, count, figure, with_interval},
+    table::{Column, Table, count, figure, signed_percent, with_interval},
 };
 
 /// What is held against each other.
@@ -304,14 +304,14 @@ fn table<'a>(first: &ProfileChange, rows: impl Iterator<Item = &'a ProfileChange
     let shown = |f: &Figure| with_interval(f.value, f.ci95);
     for row in rows {
         let change = row.new.value - row.base.value;
-        let percent = change * 100.0 / row.base.value.max(f64::MIN_POSITIVE);
+        let percent = signed_percent(change, row.base.value);
         table.row(vec![
             row.band.to_string(),
             shown(&row.base),
             shown(&row.new),
             if row.significant {
                 let sign = if change < 0.0 { "-" } else { "+" };
-                format!("{sign}{} ({percent:+.1} %)", figure(change.abs()))
+                format!("{sign}{} ({percent})", figure(change.abs()))
             } else {
                 "~".to_owned()
             },

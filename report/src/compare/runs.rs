@@ -13,7 +13,7 @@ use crate::{
     schema::{BenchRecord, Context, Op, Params, Record, ResultKind, Summary},
     stats::{SIGNIFICANT, geometric_mean, mann_whitney_p},
     summary::describe,
-    table::{Column, Table, with_interval},
+    table::{Column, Table, signed_percent, with_interval},
 };
 
 /// Why two runs are not compared.
@@ -262,10 +262,14 @@ impl RunComparison {
         let worst = slower.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))?;
         Some(format!(
             "{} of {} cells are slower than the baseline by more than {percent} %, the worst by \
-             {:.1} % ({})",
+             {} ({})",
             slower.len(),
             self.changes.len(),
-            (worst.ratio - 1.0) * 100.0,
+            if worst.ratio.is_finite() {
+                format!("{:.1} %", (worst.ratio - 1.0) * 100.0)
+            } else {
+                "all of it, from 0".to_owned()
+            },
             worst.describe()
         ))
     }
@@ -337,7 +341,7 @@ fn table(rows: &[&Change], first: &Change) -> Table {
 }
 
 fn percent(ratio: f64) -> String {
-    format!("{:+.1} %", (ratio - 1.0) * 100.0)
+    signed_percent(ratio - 1.0, 1.0)
 }
 
 fn median(summary: &Summary) -> String {
