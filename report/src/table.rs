@@ -164,7 +164,7 @@ impl Table {
         let emphasis = if markdown { "**" } else { "" };
         let mut out = String::new();
         if !self.title.is_empty() {
-            out.push_str(&format!("{emphasis}{}{emphasis}\n\n", self.title));
+            out.push_str(&format!("{emphasis}{}{emphasis}\n\n", shown(&self.title)));
         }
         for line in table.lines() {
             out.push_str(line.trim_end());
@@ -175,7 +175,7 @@ impl Table {
         }
         let bullet = if markdown { "- " } else { "  " };
         for note in &self.notes {
-            out.push_str(&wrap(note, bullet));
+            out.push_str(&wrap(&shown(note), bullet));
         }
         out
     }
@@ -330,6 +330,11 @@ mod tests {
     fn names_from_elsewhere_cannot_escape_from_their_cell() {
         let mut table = Table::new("t", vec![Column::text("name")]);
         table.row(vec!["a\x1b[31m|<script>".into()]);
+        table.note("`<b>`");
+        let table = table.titled("a|b_*c*");
+        let markdown = table.render(Format::Markdown);
+        assert!(markdown.starts_with("**a\\|b\\_\\*c\\***\n"), "{markdown}");
+        assert!(markdown.ends_with("- \\`\\<b\\>\\`\n"), "{markdown}");
         assert!(table.render(Format::Text).contains("a\\u{1b}[31m|<script>"));
         assert!(table.render(Format::Markdown).contains("\\|\\<script\\>"));
         assert!(!table.render(Format::Csv).contains('\x1b'));
@@ -344,7 +349,6 @@ mod tests {
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(with_interval(10.0, Some((9.0, 12.0))), "10.0 ±1.50");
     }
-}
 
     #[test]
     fn a_change_from_nothing_has_no_share() {
@@ -352,3 +356,4 @@ mod tests {
         assert_eq!(signed_percent(5.0, 0.0), "-");
         assert_eq!(signed_percent(5.0, f64::MIN_POSITIVE), "-");
     }
+}

@@ -8,6 +8,7 @@ use super::{
     chart::{Drawing, Entry, GRID, INK, WIDTH, styled},
     marks::Part,
 };
+use crate::terminal::harmless;
 
 /// Stacked horizontal bars.
 pub(super) struct Bars {
@@ -26,8 +27,9 @@ fn name_at(names: &[String], at: f64) -> String {
         return String::new();
     }
     let name = names.get(place as usize).map_or("", String::as_str);
+    let name = harmless(name);
     if name.chars().count() <= LONGEST {
-        return name.to_owned();
+        return name.into_owned();
     }
     name.chars().take(LONGEST - 1).chain(['…']).collect()
 }
@@ -117,5 +119,22 @@ impl Bars {
     fn bar_name(&self, at: f64) -> String {
         let names: Vec<String> = self.bars.iter().map(|(name, _)| name.clone()).collect();
         name_at(&names, at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_bars_are_shown_and_not_obeyed() {
+        let bars = Bars {
+            title: "t".to_owned(),
+            unit: "u",
+            bars: vec![("a\u{1b}\u{202e}b".to_owned(), vec![1.0])],
+            series: vec!["s".to_owned()],
+        };
+        let html = bars.draw().unwrap().html();
+        assert!(!html.contains(['\u{1b}', '\u{202e}']), "{html}");
     }
 }
