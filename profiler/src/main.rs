@@ -20,7 +20,7 @@ mod tables;
 mod vms;
 mod watch;
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -84,8 +84,9 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            // Standard error may be closed; there is nobody left to tell then.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            // It may quote what a result file or another program says.
+            let error = report::terminal::harmless_lines(&format!("{error:#}"));
+            report::say!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -67,6 +67,12 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// [`harmless`], with the ends of its lines kept: an error may quote another program.
+pub fn harmless_lines(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(harmless).collect();
+    lines.join("\n")
+}
+
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -80,6 +86,7 @@ mod tests {
     fn escapes_and_direction_marks_are_shown_and_not_obeyed() {
         assert_eq!(harmless("e\x1b[31mX"), "e\\u{1b}[31mX");
         assert_eq!(harmless("a\u{202e}b\n"), "a\\u{202e}b\\u{a}");
+        assert_eq!(harmless_lines("a\x1b\nb\r\n"), "a\\u{1b}\nb\\u{d}\n");
         assert!(matches!(harmless("±5 µs, qemu-kvm"), Cow::Borrowed(_)));
     }
 }

@@ -106,7 +106,9 @@ fn main() -> ExitCode {
             ExitCode::from(process::INTERRUPTED)
         }
         Err(error) => {
-            ::report::say!("error: {error:#}");
+            // It may quote what a result file or another program says.
+            let error = ::report::terminal::harmless_lines(&format!("{error:#}"));
+            ::report::say!("error: {error}");
             ExitCode::FAILURE
         }
     }
