@@ -91,11 +91,15 @@ async fn read(session: &mut Session<'_>, sums: &Mutex<Sums>) -> Result<()> {
         tokio::select! {
             _ = ticks.tick() => {
                 add(sums, &session.settle()?, session);
-                if let Some(stretch) = session.keep_cost_low()? {
-                    add(sums, &stretch, session);
+                if let Some(excess) = session.excess() {
+                    add(sums, &session.settle()?, session);
+                    session.lower(excess)?;
                 }
             }
-            () = session.turn() => add(sums, &session.take_turn()?, session),
+            () = session.turn() => {
+                add(sums, &session.settle()?, session);
+                session.next_turn()?;
+            }
             () = sleep_until(next_refresh.into()) => {
                 next_refresh = Instant::now() + session.refresh()?;
                 session.forget_gone()?;

@@ -29,7 +29,7 @@ impl Signals {
 }
 
 /// Why a recording ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// Its time was over.
     Duration,
@@ -39,9 +39,27 @@ pub(crate) enum Ended {
     KvmGone,
     /// A signal with this number.
     Signal(u8),
+    /// Something that observing takes failed, for this reason.
+    Failed(String),
 }
 
 impl Ended {
+    /// An error ends a recording like anything else does: what was recorded
+    /// until then is kept.
+    pub(crate) fn failed(error: &anyhow::Error) -> Self {
+        Self::Failed(format!("{error:#}"))
+    }
+
+    /// This end, or that of a later step that failed. The first failure is the
+    /// reason.
+    pub(crate) fn and(self, later: Result<()>) -> Self {
+        match (self, later) {
+            (failed @ Self::Failed(_), _) => failed,
+            (_, Err(error)) => Self::failed(&error),
+            (ended, Ok(())) => ended,
+        }
+    }
+
     /// Why the recording is not complete, if it is not.
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
@@ -49,6 +67,28 @@ impl Ended {
             Self::VmsGone => Some("the recorded VM ended".to_owned()),
             Self::KvmGone => Some("KVM was unloaded".to_owned()),
             Self::Signal(number) => Some(format!("ended by signal {number}")),
+            Self::Failed(reason) => Some(reason.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn the_first_failure_is_why_a_recording_ended() {
+        let failed = |reason: &str| Err(anyhow!("{reason}").context("cannot go on"));
+        let reason = |ended: Ended| ended.reason();
+        assert_eq!(reason(Ended::Duration.and(Ok(()))), None);
+        assert_eq!(Ended::Signal(2).and(Ok(())), Ended::Signal(2));
+        let once = Ended::Duration.and(failed("EMFILE"));
+        assert_eq!(
+            reason(once.clone()),
+            Some("cannot go on: EMFILE".to_owned())
+        );
+        assert_eq!(once.clone().and(failed("ENOMEM")), once);
     }
 }

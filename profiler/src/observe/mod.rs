@@ -7,7 +7,7 @@
 //! | `attach` | loads and attaches the programs of one rung |
 //! | `session` | programs attached, from the start to the end |
 //! | `look` | keeps the kernel side's tables fresh |
-//! | `rates` | sampling at several rates in turn |
+//! | `rates`, `turns` | sampling at several rates in turn |
 //! | `counts` | reads what the kernel side summed |
 //! | `stretch` | what happened at one sampling rate |
 //! | `ceiling` | keeps the cost of observing below a limit |
@@ -32,6 +32,7 @@ mod rates;
 mod session;
 mod statistics;
 mod stretch;
+mod turns;
 
 pub(crate) use begin::{Ground, Look};
 #[cfg(test)]

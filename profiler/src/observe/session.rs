@@ -10,10 +10,7 @@ use aya::{
 };
 use profiler_common::{aging::Totals, event::Event};
 use report::{host, schema::CensusRecord};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::sleep_until,
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Counts, FindProblems, Ground, Observe, Stretch,
@@ -61,9 +58,9 @@ pub(crate) struct Session<'a> {
     pub(crate) start: Start,
     /// Samples per second and CPU, on the sampled rung.
     pub(crate) rates: Rates,
-    turn_ends: Option<Instant>,
+    pub(super) turn_ends: Option<Instant>,
     pub(crate) lowered: Vec<Lowered>,
-    ceiling: Option<Ceiling>,
+    pub(super) ceiling: Option<Ceiling>,
     /// Counters and the time when they were last taken.
     settled: (Counts, Instant),
     /// All that was counted, VMs that are gone included.
@@ -216,11 +213,13 @@ impl<'a> Session<'a> {
 
     /// Detaches the programs and takes the events that are left.
     pub(crate) fn detach(&mut self) -> Result<()> {
-        if let Some(probes) = &mut self.probes {
-            self.whole = Some(self.counters.totals()?);
+        let whole = self.probes.as_mut().map(|probes| {
+            let whole = self.counters.totals();
             probes.detach();
-        }
+            whole
+        });
         self.drain();
+        self.whole = whole.transpose()?;
         Ok(())
     }
 
@@ -252,42 +251,6 @@ impl<'a> Session<'a> {
         Ok(stretch)
     }
 
-    /// Waits until another rate's turn comes; for ever if there is none.
-    pub(crate) fn turn(&self) -> impl Future<Output = ()> + use<> {
-        let ends = self.turn_ends;
-        async move {
-            match ends {
-                Some(end) => sleep_until(end.into()).await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Goes on at the next rate; returns what was counted at the last one.
-    pub(crate) fn take_turn(&mut self) -> Result<Stretch> {
-        let stretch = self.settle()?;
-        self.rates.next();
-        self.resample()?;
-        Ok(stretch)
-    }
-
-    fn resample(&mut self) -> Result<()> {
-        let period = period_ns(self.rates.now_hz());
-        if let Some(probes) = &mut self.probes {
-            probes.resample(&mut self.ebpf, period)?;
-        }
-        self.begin_turn();
-        Ok(())
-    }
-
-    fn begin_turn(&mut self) {
-        let turn = match self.rung {
-            Rung::Sampled => self.rates.turn(),
-            Rung::Exact => None,
-        };
-        self.turn_ends = turn.map(|turn| Instant::now() + turn);
-    }
-
     /// Forgets the counters of VMs that are gone, so that the maps never fill
     /// up. Only after [`settle`](Self::settle).
     pub(crate) fn forget_gone(&mut self) -> Result<()> {
@@ -307,33 +270,6 @@ impl<'a> Session<'a> {
     /// The programs that are attached.
     pub(crate) fn loaded(&self) -> impl Iterator<Item = &Hook> {
         self.probes.iter().flat_map(Probes::loaded)
-    }
-
-    /// Goes on at lower rates if observing has cost too much since the last
-    /// look; returns what was counted at the last rate then.
-    pub(crate) fn keep_cost_low(&mut self) -> Result<Option<Stretch>> {
-        let spent = self.probes.as_ref();
-        let spent = spent.and_then(|probes| own_cost::run_time_ns(probes.loaded()));
-        let (Some(spent), Some(ceiling)) = (spent, &mut self.ceiling) else {
-            return Ok(None);
-        };
-        let exceeded = ceiling.exceeded(Instant::now(), spent);
-        let (Some(overhead_pct), Rung::Sampled) = (exceeded, self.rung) else {
-            return Ok(None);
-        };
-        let Some(lowered) = self.rates.lowered() else {
-            return Ok(None);
-        };
-        let stretch = self.settle()?;
-        self.lowered.push(Lowered {
-            at_s: self.start.at.elapsed().as_secs_f64(),
-            from_hz: self.rates.highest_hz(),
-            to_hz: lowered.highest_hz(),
-            overhead_pct,
-        });
-        self.rates = lowered;
-        self.resample()?;
-        Ok(Some(stretch))
     }
 
     /// Takes the events that are in the ring buffer.

@@ -13,7 +13,7 @@ mod recorder;
 
 use std::{io::IsTerminal as _, path::Path, process::ExitCode};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use report::{
     ResultFile, ResultWriter, WriteError, host,
     schema::{Outcome, ResultKind},
@@ -53,12 +53,24 @@ async fn record(options: &Options) -> Result<ExitCode> {
     }
     recorder.start(&ground.ladder)?;
     let ended = recorder.run(&mut signals).await?;
-    let finished = recorder.finish(ended, &ground.ladder)?;
+    let finished = recorder.finish(ended.clone(), &ground.ladder);
     let written = match finished.write(writer) {
-        Err(refused @ WriteError::Io { .. }) => return Err(keep_elsewhere(&finished, &refused)),
+        Err(refused @ WriteError::Io { .. }) => {
+            let error = keep_elsewhere(&finished, &refused);
+            return Err(match ended {
+                Ended::Failed(reason) => anyhow!("{reason}; {error}"),
+                _ => error,
+            });
+        }
         written => written?,
     };
-    tell(options, ended, &written)?;
+    if let Ended::Failed(reason) = &ended {
+        // Whatever failed may keep the tables from being shown too.
+        let _ = ResultFile::read(&written).map(|file| show(options, &file));
+        let written = written.display();
+        bail!("{reason}; what was recorded until then is in {written}");
+    }
+    tell(options, &ended, &written)?;
     Ok(exit_code(&ended))
 }
 
@@ -81,7 +93,7 @@ fn keep_elsewhere(finished: &Finished, refused: &WriteError) -> anyhow::Error {
 }
 
 /// Shows what was recorded.
-fn tell(options: &Options, ended: Ended, written: &Path) -> Result<()> {
+fn tell(options: &Options, ended: &Ended, written: &Path) -> Result<()> {
     show(options, &ResultFile::read(written)?)?;
     if let Some(reason) = ended.reason() {
         report::say!("the recording is partial: {reason}");
@@ -102,7 +114,7 @@ fn tell(options: &Options, ended: Ended, written: &Path) -> Result<()> {
 fn exit_code(ended: &Ended) -> ExitCode {
     match ended {
         Ended::Duration => ExitCode::SUCCESS,
-        Ended::VmsGone | Ended::KvmGone => ExitCode::FAILURE,
+        Ended::VmsGone | Ended::KvmGone | Ended::Failed(_) => ExitCode::FAILURE,
         Ended::Signal(number) => ExitCode::from(128 + *number),
     }
 }
@@ -134,6 +146,6 @@ fn draws_progress(options: &Options) -> bool {
 fn outcome(ended: &Ended) -> Outcome {
     match ended {
         Ended::Duration => Outcome::Complete,
-        Ended::VmsGone | Ended::KvmGone | Ended::Signal(_) => Outcome::Partial,
+        Ended::VmsGone | Ended::KvmGone | Ended::Signal(_) | Ended::Failed(_) => Outcome::Partial,
     }
 }

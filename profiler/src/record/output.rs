@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::Result;
 use profiler_common::{
     aging::{self, Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, length, place},
     event::Event,
@@ -29,7 +28,7 @@ use crate::{
 /// A recording that ended, as records.
 pub(super) struct Finished {
     records: Vec<Record>,
-    pub(super) ended: Ended,
+    ended: Ended,
     disturbance: Disturbance,
 }
 
@@ -47,12 +46,12 @@ impl Finished {
 impl Recorder<'_> {
     /// Makes records of all that was counted. Every sampling rate is a run of
     /// its own; what belongs to the recording as a whole is in run 0.
-    pub(super) fn finish(self, ended: Ended, ladder: &Ladder) -> Result<Finished> {
+    pub(super) fn finish(self, ended: Ended, ladder: &Ladder) -> Finished {
         let session = &self.session;
         let disturbance = session.start.watch.finish();
         let mut records = Vec::new();
         for (run, stretch) in (0..).zip(self.stretches.by_rate()) {
-            records.extend(self.run_records(run, stretch, ended, ladder));
+            records.extend(self.run_records(run, stretch, &ended, ladder));
         }
         let stacks = session.counters.other_stacks(0, &session.kernel.symbols);
         let own = own_cost::records(0, session.loaded(), &session.statistics);
@@ -64,11 +63,11 @@ impl Recorder<'_> {
         records.extend(own.into_iter().map(Record::Overhead));
         records.extend(stacks.into_iter().map(Record::Stack));
         records.extend(events.map(Record::Event));
-        Ok(Finished {
+        Finished {
             records,
             ended,
             disturbance,
-        })
+        }
     }
 
     /// What belongs to one run.
@@ -76,7 +75,7 @@ impl Recorder<'_> {
         &self,
         run: u32,
         stretch: &Stretch,
-        ended: Ended,
+        ended: &Ended,
         ladder: &Ladder,
     ) -> Vec<Record> {
         let session = &self.session;
@@ -97,7 +96,7 @@ impl Recorder<'_> {
         records
     }
 
-    fn run_record(&self, run: u32, stretch: &Stretch, ended: Ended) -> RunRecord {
+    fn run_record(&self, run: u32, stretch: &Stretch, ended: &Ended) -> RunRecord {
         let event_every = self.session.event_every;
         RunRecord {
             run,
@@ -105,7 +104,7 @@ impl Recorder<'_> {
             duration_s: stretch.lasted.as_secs_f64(),
             pid: self.session.observe.pid,
             guest: None,
-            complete: ended == Ended::Duration,
+            complete: *ended == Ended::Duration,
             ended_by: ended.reason(),
             sampling: self.sampling(stretch),
             stack_every: Some(self.session.observe.stack_every),

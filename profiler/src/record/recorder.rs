@@ -76,16 +76,26 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    /// Records until something ends it, then detaches the programs.
+    /// Records until something ends it, then detaches the programs. What fails
+    /// once it records ends it too.
+    ///
+    /// # Errors
+    /// If nothing was recorded.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> Result<Ended> {
         let logging = self.session.forward_log()?;
         let ended = self.wait(signals).await;
-        self.session.detach()?;
+        let ended = ended.unwrap_or_else(|error| Ended::failed(&error));
+        let ended = ended.and(self.session.detach());
         if let Some(logging) = logging {
             logging.abort();
         }
+        Ok(ended.and(self.settle()))
+    }
+
+    /// Keeps what was counted since this was last called.
+    fn settle(&mut self) -> Result<()> {
         self.stretches.add(self.session.settle()?);
-        ended
+        Ok(())
     }
 
     async fn wait(&mut self, signals: &mut Signals) -> Result<Ended> {
@@ -103,7 +113,10 @@ impl<'a> Recorder<'a> {
                     self.session.start.watch.look();
                     progress.set_position(millis(self.session.start.at.elapsed()));
                 }
-                () = self.session.turn() => self.stretches.add(self.session.take_turn()?),
+                () = self.session.turn() => {
+                    self.settle()?;
+                    self.session.next_turn()?;
+                }
                 () = sleep_until(next_refresh.into()) => {
                     if !self.session.kernel.has_same_kvm() {
                         return Ok(Ended::KvmGone);
@@ -113,8 +126,9 @@ impl<'a> Recorder<'a> {
                         return Ok(Ended::VmsGone);
                     }
                     self.session.look_again()?;
-                    if let Some(stretch) = self.session.keep_cost_low()? {
-                        self.stretches.add(stretch);
+                    if let Some(excess) = self.session.excess() {
+                        self.settle()?;
+                        self.session.lower(excess)?;
                     }
                 }
                 taken = self.session.take_events() => taken?,

@@ -103,8 +103,8 @@ async fn watch(options: &Options) -> Result<ExitCode> {
             number = signals.next() => return Ok(ExitCode::from(128 + number)),
             _ = ticks.tick() => {}
             () = session.turn() => {
-                let stretch = session.take_turn()?;
-                update.add(&stretch, &session);
+                update.add(&session.settle()?, &session);
+                session.next_turn()?;
                 continue;
             }
         }
@@ -113,8 +113,9 @@ async fn watch(options: &Options) -> Result<ExitCode> {
         session.forget_gone()?;
         session.refresh()?;
         show(options, &session, std::mem::take(&mut update))?;
-        if let Some(stretch) = session.keep_cost_low()? {
-            update.add(&stretch, &session);
+        if let Some(excess) = session.excess() {
+            update.add(&session.settle()?, &session);
+            session.lower(excess)?;
         }
         shown += 1;
     }

@@ -2,6 +2,7 @@
 //! nothing hangs.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, Output, Stdio},
@@ -10,9 +11,9 @@ use std::{
 
 use crate::{
     bad_input::assert_refused,
-    common::{Recording, host, rmapscope, run, stderr},
+    common::{Recording, callbacks, host, reclaim_host, rmapscope, run, stderr},
 };
-use guest::{Guest, GuestConfig, live};
+use guest::{Driver, Guest, GuestConfig, live};
 use nix::sys::signal::Signal;
 use report::{
     ResultFile,
@@ -162,6 +163,61 @@ fn lost(file: &ResultFile, wanted: &str) -> u64 {
         _ => None,
     });
     losses.sum()
+}
+
+/// Lets a process that runs open no more files than it has open.
+fn forbid_more_files(pid: u32) {
+    let first_free = || {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+        let open: BTreeSet<u32> = open
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        (0..).find(|number| !open.contains(number)).expect("one")
+    };
+    // What it opens for a moment must not count.
+    let least = (0..20).map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        first_free()
+    });
+    let least = least.min().expect("some");
+    let limited = Command::new("prlimit")
+        .arg(format!("--pid={pid}"))
+        .arg(format!("--nofile={least}:{least}"))
+        .output()
+        .expect("it starts");
+    assert!(limited.status.success(), "{}", stderr(&limited));
+}
+
+#[test]
+fn what_fails_while_it_records_ends_a_recording_and_costs_nothing_of_it() {
+    let _alone = live::exclusive();
+    let name = "what_fails_while_it_records_ends_a_recording_and_costs_nothing_of_it";
+    let able = reclaim_host().and_then(|()| match Command::new("prlimit").arg("-V").output() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("needs prlimit(1): {error}")),
+    });
+    let Some(()) = live::require(name, able) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(256, 1).with_driver(Driver::Reclaim));
+    let guest = guest.expect("the guest starts");
+    let recording = Recording::start(&[]);
+    guest.drive_once().expect("reclaims");
+    forbid_more_files(recording.pid());
+    // It needs one to look for VMs.
+    let ended = recording.end(None);
+    guest.stop().expect("stops");
+    let why = "Too many open files";
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    let said = ended.said.lines().last().expect("an error");
+    let is_error = said.starts_with("error: ") && said.contains(why);
+    assert!(is_error && said.contains("profile.jsonl"), "{said}");
+    let end = &ended.file().end;
+    assert_eq!(end.outcome, Outcome::Partial);
+    let reason = end.reason.as_deref().unwrap_or_default();
+    assert!(reason.contains(why), "{reason}");
+    let pages: u64 = callbacks(ended.file()).map(|record| record.pages).sum();
+    assert!(pages >= 256, "{pages} pages");
 }
 
 #[test]
