@@ -29,6 +29,10 @@ pub(crate) struct Options {
     pub(super) quiet: bool,
 }
 
+/// The longest time that is taken for one, ten years; the clock ends somewhere
+/// beyond.
+const MOST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// A number above 0 and one of `ms`, `s`, `m`, `h`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time; write 10s, 500ms, 2m or 1h");
@@ -48,6 +52,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if time.is_zero() {
         return Err("it has to take some time".to_owned());
     }
+    if time > MOST {
+        return Err("ten years are the longest time".to_owned());
+    }
     Ok(time)
 }
 
@@ -61,6 +68,12 @@ mod tests {
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("87600h"), Ok(MOST));
+        let too_long = ["87601h", "10000000000000000000s"];
+        for wrong in too_long {
+            let refused = parse_duration(wrong).expect_err(wrong);
+            assert!(refused.contains("ten years"), "{refused}");
+        }
         for wrong in ["10", "s", "-1s", "1d", "", "1e400s", "0s"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }

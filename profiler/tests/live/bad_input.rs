@@ -31,6 +31,14 @@ fn options_out_of_range_are_refused_before_anything_is_tried() {
         (["record", "--stack-every", "0"], ["--stack-every", "0"]),
         (["record", "--duration", "0s"], ["--duration", "time"]),
         (["record", "--duration", "10"], ["--duration", "10s"]),
+        (
+            ["record", "--duration", "10000000000000000000s"],
+            ["--duration", "ten years"],
+        ),
+        (
+            ["top", "--interval", "10000000000000000000s"],
+            ["--interval", "ten years"],
+        ),
         (["record", "--max-overhead", "0"], ["--max-overhead", "100"]),
         (
             ["record", "--mechanism", "best"],
