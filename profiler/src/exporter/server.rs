@@ -16,20 +16,41 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PAGE: &str = "<html><body><a href=\"/metrics\">rmapscope's metrics</a></body></html>\n";
-/// Time for a client to send its request, and to go on after an answer.
+/// Time for a client to send its request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections at a time; more wait.
-const CONNECTIONS: usize = 32;
+
+/// Who may be connected, and for how long.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Connections at a time; more wait.
+    connections: usize,
+    /// Time until a connection is closed, whatever its client does: one that
+    /// never reads its answer must not keep its place for ever.
+    at_most: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 32,
+    at_most: Duration::from_secs(30),
+};
 
 /// Answers for ever.
 pub(super) async fn serve(listener: TcpListener, registry: Registry) -> Result<()> {
+    serve_within(LIMITS, listener, registry).await
+}
+
+async fn serve_within(limits: Limits, listener: TcpListener, registry: Registry) -> Result<()> {
     let registry = Arc::new(registry);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(limits.connections));
     loop {
         let place = Arc::clone(&places).acquire_owned().await?;
         let stream = match listener.accept().await {
@@ -50,9 +71,11 @@ pub(super) async fn serve(listener: TcpListener, registry: Registry) -> Result<(
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
+                // One answer each: requests in a row would be answered into a queue.
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), answer);
             // A client that goes away is not our failure.
-            let _ = connection.await;
+            let _ = timeout(limits.at_most, connection).await;
             drop(place);
         });
     }
@@ -127,7 +150,89 @@ fn with_type(
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{ErrorKind, Read as _, Write as _},
+        net::{SocketAddr, TcpStream},
+    };
+
     use super::*;
+
+    const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+
+    /// A server whose metrics have a help text of this many bytes; where it
+    /// listens.
+    fn server(limits: Limits, help: usize) -> SocketAddr {
+        let mut registry = Registry::default();
+        let counter: prometheus_client::metrics::counter::Counter = Default::default();
+        registry.register("a", "x".repeat(help), counter);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        listener.set_nonblocking(true).expect("for tokio");
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                serve_within(limits, listener, registry).await
+            })
+        });
+        address
+    }
+
+    /// As many requests in a row as the server takes, from a client that reads
+    /// no answer.
+    fn ask_and_never_read(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let patience = Duration::from_millis(200);
+        stream.set_write_timeout(Some(patience)).expect("set");
+        let many = REQUEST.repeat(1000);
+        for _ in 0..100 {
+            match stream.write(&many) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // It takes no more, or has closed.
+                Err(_) => break,
+            }
+        }
+        stream
+    }
+
+    /// The first bytes of the answer to a client that behaves.
+    fn scrape(address: SocketAddr) -> Vec<u8> {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let patience = Duration::from_secs(10);
+        stream.set_read_timeout(Some(patience)).expect("set");
+        stream.write_all(REQUEST).expect("sent");
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).expect("an answer");
+        begin.to_vec()
+    }
+
+    #[test]
+    fn clients_that_ask_in_a_row_and_never_read_leave_room_for_a_scrape() {
+        let address = server(LIMITS, 10_000);
+        let hogs: Vec<_> = (0..LIMITS.connections)
+            .map(|_| ask_and_never_read(address))
+            .collect();
+        assert_eq!(scrape(address), b"HTTP/1.1 200");
+        drop(hogs);
+    }
+
+    #[test]
+    fn a_client_that_takes_no_answer_loses_its_place_in_time() {
+        let limits = Limits {
+            connections: 1,
+            at_most: Duration::from_millis(500),
+        };
+        // More than both ends' buffers hold.
+        let address = server(limits, 64 << 20);
+        let mut hog = TcpStream::connect(address).expect("it listens");
+        hog.write_all(REQUEST).expect("sent");
+        assert_eq!(scrape(address), b"HTTP/1.1 200");
+        drop(hog);
+    }
 
     #[test]
     fn the_older_format_announces_counters_under_their_samples_name() {
