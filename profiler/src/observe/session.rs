@@ -53,6 +53,8 @@ pub(crate) struct Session<'a> {
     pub(super) scanner: Option<Scanner>,
     pub(crate) events: Vec<Event>,
     pub(crate) find_problems: FindProblems,
+    /// When reading chain lengths again is due.
+    pub(super) next_look: Instant,
     pub(crate) probes: Option<Probes>,
     pub(crate) statistics: Statistics,
     pub(crate) start: Start,
@@ -138,6 +140,7 @@ impl<'a> Session<'a> {
             scanner: None,
             events: Vec::new(),
             find_problems: FindProblems::default(),
+            next_look: Instant::now(),
             probes: None,
             statistics: Statistics::none(),
             start: Start::now(),
