@@ -151,7 +151,8 @@ impl Intervals {
         let mut stretches: Vec<Stretch> = vms.flat_map(|vm| stretches(vm, offset)).collect();
         stretches.extend(foreign.iter().flat_map(foreign_stretches));
         let mut intervals = cut(&stretches);
-        self.did_not_fit += intervals.len().saturating_sub(MAX_INTERVALS) as u64;
+        let beyond = intervals.len().saturating_sub(MAX_INTERVALS) as u64;
+        self.did_not_fit = self.did_not_fit.max(beyond);
         intervals.truncate(MAX_INTERVALS);
 
         let half = 1 - self.half;
@@ -166,7 +167,7 @@ impl Intervals {
         Ok(())
     }
 
-    /// Intervals that found no room, over all tables published.
+    /// Intervals that found no room, the most in one table.
     pub(crate) fn did_not_fit(&self) -> u64 {
         self.did_not_fit
     }

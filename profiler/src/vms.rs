@@ -1,10 +1,11 @@
 //! Finding the host's VMs and keeping track of them through a recording.
 //!
 //! [`Finder`] runs the enumeration program; [`Registry`] gives every VM a
-//! number that stays its own: a VM that ends keeps its number and is marked
-//! gone, and one that later reuses the same kernel address gets a new one.
+//! number that stays its own.
 
-use std::{fs, io, os::fd::AsFd as _};
+mod registry;
+
+use std::{collections::HashSet, io, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Btf, Ebpf,
@@ -12,13 +13,14 @@ use aya::{
     programs::{Iter, Program, ProgramError, ProgramFd},
 };
 use profiler_common::census;
-use report::{Observed, schema::TdpTables};
 
 use crate::{
     hooks::explain,
     iterator::Reader,
     object::{self, ObjectError},
 };
+
+pub(crate) use registry::{Changes, Registry, Tracked};
 
 /// Times an enumeration is repeated because memslots changed under it.
 const TRIES: u32 = 4;
@@ -73,6 +75,12 @@ impl Found {
         let identity = |found: &Self| (found.vm.kvm, found.vm.mm, found.vm.tgid);
         identity(self) == identity(other)
     }
+
+    /// Whether KVM has not changed the memslots from one to the other.
+    fn has_same_memslots(&self, other: &Self) -> bool {
+        let memslots = |found: &Self| (found.vm.memslots, found.vm.generation);
+        memslots(self) == memslots(other)
+    }
 }
 
 /// Everything one enumeration found.
@@ -84,12 +92,31 @@ pub(crate) struct Inventory {
 
 impl Inventory {
     /// Takes the VMs out that do not belong to `pid`; with `None` all belong.
-    pub(crate) fn take_foreign(&mut self, pid: Option<u32>) -> Vec<Found> {
+    /// Of those `known`, the ones that may have found no room are among them.
+    pub(crate) fn take_foreign(&mut self, pid: Option<u32>, known: &[Found]) -> Vec<Found> {
         let Some(pid) = pid else {
             return Vec::new();
         };
-        self.vms
-            .extract_if(.., |found| found.vm.tgid != pid)
+        let unseen = self.unseen(known.iter().map(|found| found.vm));
+        let is_unseen = |found: &&Found| unseen.contains(&found.vm.kvm);
+        let kept: Vec<Found> = known.iter().filter(is_unseen).cloned().collect();
+        let foreign = self.vms.extract_if(.., |found| found.vm.tgid != pid);
+        foreign.chain(kept).collect()
+    }
+
+    /// The `struct kvm`s of those `known` that this enumeration says nothing
+    /// about: not all VMs found room, and their process runs. At most as many
+    /// as find room in one.
+    fn unseen(&self, known: impl Iterator<Item = census::Vm>) -> HashSet<u64> {
+        if self.totals.did_not_fit == 0 {
+            return HashSet::new();
+        }
+        let seen: HashSet<u64> = self.vms.iter().map(|found| found.vm.kvm).collect();
+        known
+            .filter(|vm| !seen.contains(&vm.kvm))
+            .filter(|vm| Path::new(&format!("/proc/{}", vm.tgid)).exists())
+            .map(|vm| vm.kvm)
+            .take(census::MAX_VMS)
             .collect()
     }
 }
@@ -164,177 +191,5 @@ impl Finder {
             }
         }
         Ok(Inventory { vms, totals })
-    }
-}
-
-/// A VM of this recording.
-#[derive(Debug, Clone)]
-pub(crate) struct Tracked {
-    pub(crate) number: u16,
-    pub(crate) found: Found,
-    pub(crate) comm: Result<String, String>,
-    pub(crate) cgroup: Result<String, String>,
-    /// What the census found in the TDP MMU.
-    pub(crate) tdp: Observed<TdpTables>,
-    pub(crate) seen_s: f64,
-    pub(crate) gone_s: Option<f64>,
-}
-
-impl Tracked {
-    fn new(number: u16, found: Found, now_s: f64) -> Self {
-        let pid = found.vm.tgid;
-        Self {
-            number,
-            found,
-            comm: proc_file(pid, "comm").map(|text| text.trim().to_owned()),
-            cgroup: proc_file(pid, "cgroup").map(|text| cgroup_of(&text)),
-            tdp: Observed::missing("the VM came after the census"),
-            seen_s: now_s,
-            gone_s: None,
-        }
-    }
-}
-
-fn proc_file(pid: u32, name: &str) -> Result<String, String> {
-    let path = format!("/proc/{pid}/{name}");
-    fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))
-}
-
-/// The cgroup that names a process best: v2's, else the memory controller's,
-/// else the first.
-fn cgroup_of(text: &str) -> String {
-    let lines = || text.lines().filter_map(|line| line.split_once(':'));
-    let path = |controllers: &str| {
-        lines().find_map(|(_, rest)| {
-            let (named, path) = rest.split_once(':')?;
-            let fits = named.split(',').any(|name| name == controllers);
-            (fits && path != "/").then(|| path.to_owned())
-        })
-    };
-    path("memory")
-        .or_else(|| path(""))
-        .unwrap_or_else(|| "/".to_owned())
-}
-
-/// The VMs of a recording, in the order they were found.
-#[derive(Debug, Default)]
-pub(crate) struct Registry {
-    vms: Vec<Tracked>,
-}
-
-impl Registry {
-    /// Takes over an enumeration: new VMs get numbers, missing ones are marked
-    /// gone. Returns whether anything changed that the kernel side has to know.
-    pub(crate) fn update(&mut self, inventory: Inventory, now_s: f64) -> bool {
-        let mut changed = false;
-        for tracked in self.vms.iter_mut().filter(|vm| vm.gone_s.is_none()) {
-            let still = inventory
-                .vms
-                .iter()
-                .any(|found| tracked.found.is_same_vm(found));
-            if !still {
-                tracked.gone_s = Some(now_s);
-                changed = true;
-            }
-        }
-        for found in inventory.vms {
-            let known = self
-                .vms
-                .iter_mut()
-                .find(|vm| vm.gone_s.is_none() && vm.found.is_same_vm(&found));
-            match known {
-                Some(known) if known.found == found => {}
-                Some(known) => {
-                    known.found = found;
-                    changed = true;
-                }
-                None => {
-                    changed |= self.add(found, now_s);
-                }
-            }
-        }
-        changed
-    }
-
-    /// Numbers are 16 bits wide; a recording that has used them all ignores further VMs.
-    fn add(&mut self, found: Found, now_s: f64) -> bool {
-        let Ok(number) = u16::try_from(self.vms.len()) else {
-            return false;
-        };
-        if number == profiler_common::aging::NO_VM {
-            return false;
-        }
-        self.vms.push(Tracked::new(number, found, now_s));
-        true
-    }
-
-    /// Every VM seen.
-    pub(crate) fn all(&self) -> &[Tracked] {
-        &self.vms
-    }
-
-    /// The VMs that still exist, to add to what is known of them.
-    pub(crate) fn alive_mut(&mut self) -> impl Iterator<Item = &mut Tracked> {
-        self.vms.iter_mut().filter(|vm| vm.gone_s.is_none())
-    }
-
-    /// The VMs that still exist.
-    pub(crate) fn alive(&self) -> impl Iterator<Item = &Tracked> {
-        self.vms.iter().filter(|vm| vm.gone_s.is_none())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(kvm: u64, pages: u64) -> Found {
-        Found {
-            vm: census::Vm {
-                kvm,
-                ..Default::default()
-            },
-            slots: vec![census::Slot {
-                pages,
-                ..Default::default()
-            }],
-        }
-    }
-
-    fn inventory(vms: &[Found]) -> Inventory {
-        Inventory {
-            vms: vms.to_vec(),
-            totals: census::Enumeration::default(),
-        }
-    }
-
-    #[test]
-    fn a_vm_keeps_its_number_and_a_reused_address_gets_a_new_one() {
-        let mut registry = Registry::default();
-        assert!(registry.update(inventory(&[found(1, 10), found(2, 20)]), 0.0));
-        assert!(!registry.update(inventory(&[found(2, 20), found(1, 10)]), 1.0));
-        assert!(registry.update(inventory(&[found(2, 20)]), 2.0));
-        assert!(registry.update(inventory(&[found(1, 10), found(2, 21)]), 3.0));
-        let seen: Vec<_> = registry
-            .all()
-            .iter()
-            .map(|vm| (vm.number, vm.found.vm.kvm, vm.found.pages(), vm.gone_s))
-            .collect();
-        assert_eq!(
-            seen,
-            [(0, 1, 10, Some(2.0)), (1, 2, 21, None), (2, 1, 10, None)]
-        );
-        assert_eq!(registry.alive().count(), 2);
-    }
-
-    #[test]
-    fn a_process_is_named_by_its_most_telling_cgroup() {
-        assert_eq!(cgroup_of("0::/machine.slice/vm\n"), "/machine.slice/vm");
-        assert_eq!(
-            cgroup_of("5:memory:/vms/a\n1:cpu,cpuacct:/b\n0::/\n"),
-            "/vms/a"
-        );
-        assert_eq!(cgroup_of("0::/\n"), "/");
-        assert_eq!(cgroup_of(""), "/");
     }
 }

@@ -7,7 +7,12 @@ use anyhow::{Result, bail};
 use aya::maps::MapError;
 
 use super::Session;
-use crate::{census::Scanner, object, tables::Walker, vms::FindError};
+use crate::{
+    census::Scanner,
+    object,
+    tables::Walker,
+    vms::{Changes, FindError},
+};
 
 /// Time between two looks for new, changed and ended VMs.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -22,6 +27,7 @@ fn due_after(took: Duration) -> Duration {
 /// What looking for VMs missed, summed over all looks.
 #[derive(Debug, Default)]
 pub(crate) struct FindProblems {
+    /// The most at one look: what finds no room does so at every look.
     pub(crate) did_not_fit: u64,
     pub(crate) faults: u64,
     pub(crate) changed: u64,
@@ -92,10 +98,11 @@ impl Session<'_> {
         let began = Instant::now();
         // All of them: an address of the recorded VM may be one of another's too.
         let mut inventory = self.finder.find(None)?;
-        let foreign = inventory.take_foreign(self.observe.pid);
-        self.find_problems.did_not_fit += inventory.totals.did_not_fit;
-        self.find_problems.faults += inventory.totals.faults;
-        self.find_problems.changed += inventory.totals.changed;
+        let foreign = inventory.take_foreign(self.observe.pid, &self.foreign);
+        let problems = &mut self.find_problems;
+        problems.did_not_fit = problems.did_not_fit.max(inventory.totals.did_not_fit);
+        problems.faults += inventory.totals.faults;
+        problems.changed += inventory.totals.changed;
         self.spare_statistics()?;
         let now_s = match self.probes {
             Some(_) => self.start.at.elapsed().as_secs_f64(),
@@ -103,40 +110,40 @@ impl Session<'_> {
         };
         let foreign_changed = foreign != self.foreign;
         self.foreign = foreign;
-        if self.registry.update(inventory, now_s) || foreign_changed {
+        let changes = self.registry.update(inventory, now_s);
+        if changes.any() || foreign_changed {
             self.intervals
                 .publish(self.registry.alive(), &self.foreign)?;
-            self.number_vms()?;
-            self.log_changes(now_s);
+        }
+        if changes.of_vms() {
+            self.number_vms(&changes)?;
+            self.log_changes(&changes);
         }
         Ok(due_after(began.elapsed()))
     }
 
-    /// Logs which VMs came and went with the look at `now_s`, once the kernel
-    /// side knows.
-    fn log_changes(&self, now_s: f64) {
-        for vm in self.registry.all() {
-            let (number, pid) = (vm.number, vm.found.vm.tgid);
-            if vm.seen_s == now_s {
-                log::info!("VM {number} found: pid {pid}");
-            }
-            if vm.gone_s == Some(now_s) {
-                log::info!("VM {number} ended: pid {pid}");
-            }
+    /// Logs which VMs came and went, once the kernel side knows.
+    fn log_changes(&self, changes: &Changes) {
+        for (number, vm) in &changes.found {
+            log::info!("VM {number} found: pid {}", vm.tgid);
+        }
+        for (number, vm) in &changes.gone {
+            log::info!("VM {number} ended: pid {}", vm.tgid);
         }
     }
 
     /// Tells the kernel side whose `struct kvm`, `mm_struct` and `mmu_lock`
     /// belong to which number.
-    fn number_vms(&mut self) -> Result<(), MapError> {
+    fn number_vms(&mut self, changes: &Changes) -> Result<(), MapError> {
         let lock_offset = self.kernel.layout.offset("KVM_MMU_LOCK");
         let lock_offset = u64::from(lock_offset.unwrap_or_default());
-        for vm in self.registry.all().iter().filter(|vm| vm.gone_s.is_some()) {
-            let kvm = vm.found.vm.kvm;
-            object::ignore_missing(self.vm_numbers.remove(&kvm))?;
-            object::ignore_missing(self.vm_numbers.remove(&vm.found.vm.mm))?;
-            object::ignore_missing(self.mmu_locks.remove(&(kvm + lock_offset)))?;
+        for (_, vm) in &changes.gone {
+            object::ignore_missing(self.vm_numbers.remove(&vm.kvm))?;
+            object::ignore_missing(self.vm_numbers.remove(&vm.mm))?;
+            object::ignore_missing(self.mmu_locks.remove(&(vm.kvm + lock_offset)))?;
         }
+        self.has_gone |= !changes.gone.is_empty();
+        // All of them: one that is gone may have had the address space of one that is not.
         for vm in self.registry.alive() {
             let (kvm, number) = (vm.found.vm.kvm, u32::from(vm.number));
             self.vm_numbers.insert(kvm, number, 0)?;

@@ -19,6 +19,11 @@ impl Session<'_> {
                 "VMs or memslots beyond the tables",
                 problems.did_not_fit,
             ),
+            (
+                "VM",
+                "all numbers for VMs have been given",
+                self.registry.without_number(),
+            ),
             ("VM", "kernel memory could not be read", problems.faults),
             (
                 "VM",

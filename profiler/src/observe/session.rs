@@ -1,14 +1,20 @@
 //! Programs attached: the tables the kernel side needs are kept fresh,
 //! raw events are taken out of the ring buffer, and the cost is kept in bounds.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, RingBuf},
 };
-use profiler_common::{aging::Totals, event::Event};
+use profiler_common::{
+    aging::{NO_VM, Totals},
+    event::Event,
+};
 use report::{host, schema::CensusRecord};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -55,6 +61,8 @@ pub(crate) struct Session<'a> {
     pub(crate) find_problems: FindProblems,
     /// When reading chain lengths again is due.
     pub(super) next_look: Instant,
+    /// Whether VMs have gone whose counters are still there.
+    pub(super) has_gone: bool,
     pub(crate) probes: Option<Probes>,
     pub(crate) statistics: Statistics,
     pub(crate) start: Start,
@@ -141,6 +149,7 @@ impl<'a> Session<'a> {
             events: Vec::new(),
             find_problems: FindProblems::default(),
             next_look: Instant::now(),
+            has_gone: false,
             probes: None,
             statistics: Statistics::none(),
             start: Start::now(),
@@ -257,14 +266,11 @@ impl<'a> Session<'a> {
     /// Forgets the counters of VMs that are gone, so that the maps never fill
     /// up. Only after [`settle`](Self::settle).
     pub(crate) fn forget_gone(&mut self) -> Result<()> {
-        let gone: Vec<u16> = self
-            .registry
-            .all()
-            .iter()
-            .filter(|vm| vm.gone_s.is_some())
-            .map(|vm| vm.number)
-            .collect();
-        let keep = |vm: u16| !gone.contains(&vm);
+        if !std::mem::take(&mut self.has_gone) {
+            return Ok(());
+        }
+        let alive: HashSet<u16> = self.registry.alive().map(|vm| vm.number).collect();
+        let keep = |vm: u16| vm == NO_VM || alive.contains(&vm);
         self.counters.retain_vms(keep)?;
         self.settled.0.retain_vms(keep);
         Ok(())

@@ -25,7 +25,7 @@ impl Recorder<'_> {
         ladder: &Ladder,
     ) -> Vec<InterferenceRecord> {
         let seen = self.session.observe.interference(ladder);
-        let vms = self.session.registry.all().iter().map(|vm| vm.number);
+        let vms = self.session.registry.all().into_iter().map(|vm| vm.number);
         vms.flat_map(|vm| What::ALL.map(|what| record(run, vm, what, stretch, &seen)))
             .collect()
     }

@@ -80,7 +80,7 @@ impl Recorder<'_> {
     ) -> Vec<Record> {
         let session = &self.session;
         let header = self.run_record(run, stretch, ended);
-        let vms = session.registry.all().iter();
+        let vms = session.registry.all().into_iter();
         let cells = stretch.counts.cells.iter();
         let mechanisms = ladder.records(run, session.rung).into_iter();
         let mut records = vec![Record::Run(Box::new(header))];
