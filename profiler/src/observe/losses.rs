@@ -1,11 +1,57 @@
 //! What was not counted, and why.
 
-use profiler_common::aging::Totals;
+use profiler_common::aging::{Totals, length};
 
-use super::{Session, own_cost};
+use super::{Counts, Session, own_cost};
 
 /// A signal, why something of it was lost, and how often.
 pub(crate) type Loss = (&'static str, &'static str, u64);
+
+/// Callbacks that were counted, but under no VM or no chain length.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unfiled {
+    outside: u64,
+    ambiguous: u64,
+    stale: u64,
+    unreadable: u64,
+}
+
+impl Unfiled {
+    /// Adds those among `counts`.
+    pub(super) fn add(&mut self, counts: &Counts) {
+        for (key, cell) in &counts.cells {
+            let sum = match key.length {
+                length::OUTSIDE => &mut self.outside,
+                length::AMBIGUOUS => &mut self.ambiguous,
+                length::STALE => &mut self.stale,
+                length::UNREADABLE => &mut self.unreadable,
+                _ => continue,
+            };
+            *sum += cell.callbacks;
+        }
+    }
+
+    fn losses(&self) -> [Loss; 4] {
+        [
+            ("attribution", "in no recorded VM", self.outside),
+            (
+                "attribution",
+                "at an address in memslots of several VMs",
+                self.ambiguous,
+            ),
+            (
+                "chain length",
+                "memslots changed since the last look",
+                self.stale,
+            ),
+            (
+                "chain length",
+                "a head or descriptor could not be read, or made no sense",
+                self.unreadable,
+            ),
+        ]
+    }
+}
 
 impl Session<'_> {
     /// Everything that was lost since the start, also where nothing was.
@@ -13,6 +59,7 @@ impl Session<'_> {
         let problems = &self.find_problems;
         let loaded = self.loaded();
         let mut losses = of_kernel_side(&self.totals).to_vec();
+        losses.extend(self.unfiled.losses());
         losses.extend([
             (
                 "VM",
@@ -135,4 +182,46 @@ fn of_kernel_side(totals: &Totals) -> [Loss; 17] {
             totals.interference_full,
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::aging::{Cell, CellKey, NO_VM};
+
+    use super::*;
+
+    #[test]
+    fn callbacks_under_no_vm_or_no_chain_length_are_counted_as_such() {
+        let mut counts = Counts::default();
+        let codes = [
+            (NO_VM, length::OUTSIDE),
+            (NO_VM, length::AMBIGUOUS),
+            (0, length::STALE),
+            (0, length::UNREADABLE),
+            (0, length::LONGER),
+            (0, length::NO_RMAP),
+            (0, 1),
+        ];
+        for (callbacks, (vm, length)) in (1..).zip(codes) {
+            let key = CellKey {
+                vm,
+                length,
+                ..CellKey::default()
+            };
+            let cell = Cell {
+                callbacks,
+                ..Cell::default()
+            };
+            counts.cells.insert(key, cell);
+        }
+        let mut unfiled = Unfiled::default();
+        unfiled.add(&counts);
+        unfiled.add(&counts);
+        let losses = unfiled.losses().map(|(signal, _, count)| (signal, count));
+        let (attribution, length) = ("attribution", "chain length");
+        assert_eq!(
+            losses,
+            [(attribution, 2), (attribution, 4), (length, 6), (length, 8)]
+        );
+    }
 }

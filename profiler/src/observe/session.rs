@@ -24,6 +24,7 @@ use super::{
     ceiling::{Ceiling, Lowered},
     counts::Counters,
     disturbance::Watch,
+    losses::Unfiled,
     own_cost, period_ns,
     rates::Rates,
     statistics::Statistics,
@@ -75,6 +76,7 @@ pub(crate) struct Session<'a> {
     settled: (Counts, Instant),
     /// All that was counted, VMs that are gone included.
     pub(super) totals: Totals,
+    pub(super) unfiled: Unfiled,
     /// What had been counted when the first program was detached.
     whole: Option<Totals>,
     pub(super) ebpf: Ebpf,
@@ -159,6 +161,7 @@ impl<'a> Session<'a> {
             ceiling: None,
             settled: (Counts::default(), Instant::now()),
             totals: Totals::default(),
+            unfiled: Unfiled::default(),
             whole: None,
             finder,
             foreign: Vec::new(),
@@ -259,6 +262,7 @@ impl<'a> Session<'a> {
             counts: counts.since(&self.settled.0),
         };
         self.totals.add(&stretch.counts.totals);
+        self.unfiled.add(&stretch.counts);
         self.settled = (counts, now);
         Ok(stretch)
     }

@@ -106,6 +106,10 @@ fn the_exporter_counts_what_it_sees_and_ends_when_told() {
             let callbacks = sum(&answer, "rmapscope_callbacks_total{");
             let by_caller = sum(&answer, "rmapscope_callbacks_by_caller_total{");
             assert!(callbacks > 0.0 && by_caller == callbacks, "{answer}");
+            for signal in ["callbacks", "attribution", "chain length"] {
+                let lost = format!("rmapscope_lost_total{{signal=\"{signal}\",");
+                assert!(answer.contains(&lost), "no {signal}: {answer}");
+            }
             break;
         }
         assert!(Instant::now() < deadline, "no callbacks: {answer}");
