@@ -35,10 +35,7 @@ mod stretch;
 mod turns;
 
 pub(crate) use begin::{Ground, Look};
-#[cfg(test)]
 pub(crate) use counts::Counts;
-#[cfg(not(test))]
-use counts::Counts;
 pub(crate) use ended::{Ended, Signals};
 pub(crate) use look::FindProblems;
 pub(crate) use losses::Loss;
