@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use report::{ResultFile, benchstat, compare, embed, letter, merge::Merger, replay, summary};
+use report::{
+    ResultFile, benchstat, compare, embed, letter, merge::Merger, replay, schema::ResultKind,
+    summary, table::Format,
+};
 
 /// Reads the bytes as a file; and, so that more than the first line is
 /// reached, as records between a context and an end that fit.
@@ -50,10 +53,63 @@ fn use_it(data: &[u8]) {
     assert!(letter::letter(&file).lines().all(|l| !l.contains('\x1b')));
     benchstat::lines(&file);
     compare::real_costs(&file);
-    let _ = compare::compare_profiles(&file, &file);
+    compared(&file);
     let _ = replay::Recording::of(&file);
-    if let Ok(merger) = Merger::new(file) {
-        merger.finish();
+    #[cfg(feature = "page")]
+    page(&file);
+    let (again, path) = (file.clone(), file.path.clone());
+    let Ok(mut merger) = Merger::new(file) else {
+        return;
+    };
+    // One file twice would be refused by its path.
+    let another = ResultFile {
+        path: path.with_extension("again"),
+        ..again
+    };
+    let _ = merger.add(another);
+    merger.finish();
+}
+
+/// The file beside itself, and beside a small one of the other kind.
+fn compared(file: &ResultFile) {
+    let mut tables = Vec::new();
+    if let Ok(compared) = compare::compare_profiles(file, file) {
+        tables.extend(compared.tables());
+    }
+    if let Ok(compared) = compare::compare_runs(file, file) {
+        tables.extend(compared.tables());
+        let _ = compared.verdict(1.0);
+    }
+    let other = other(file.context.kind);
+    let (bench, profile) = match file.context.kind {
+        ResultKind::Bench => (file, &other),
+        _ => (&other, file),
+    };
+    if let Ok(compared) = compare::compare(bench, profile, None) {
+        tables.extend(compared.tables());
+    }
+    for table in tables {
+        let text = table.render(Format::Text);
+        assert!(!text.contains('\x1b'), "{text}");
+    }
+}
+
+/// What a file of this kind is compared with.
+fn other(kind: ResultKind) -> ResultFile {
+    let (kind, line) = match kind {
+        ResultKind::Bench => ("profile", CALLBACKS),
+        _ => ("bench", CELL),
+    };
+    let end = END.replace("RECORDS", "4");
+    let text = [&CONTEXT.replace("KIND", kind), line, line, &end].concat();
+    ResultFile::read_from(text.as_bytes(), Path::new("other.jsonl")).expect("a whole file")
+}
+
+#[cfg(feature = "page")]
+fn page(file: &ResultFile) {
+    let files = [file.clone(), other(file.context.kind)];
+    if let Ok(page) = report::page::render(&files) {
+        assert!(!page.contains('\x1b'), "an escape on the page");
     }
 }
 
@@ -68,6 +124,21 @@ const CONTEXT: &str = concat!(
     r#""hypervisor":{"value":"none"},"pmu":{"value":"p"},"lockdown":{"value":"none"},"#,
     r#""kvm":{"backend":{"value":"kvm_intel"},"built_in":{"value":false},"parameters":{},"#,
     r#""lockless_aging":{"value":true}},"unusual":[]}}"#,
+    "\n"
+);
+
+const CELL: &str = concat!(
+    r#"{"record":"bench","workload":"walk","scheme":"bitlock","op":"age","metric":"ns_per_callback","#,
+    r#""params":{"chain_len":1,"range_pages":1,"level":1,"young_share":1.0,"cache":"hot"},"#,
+    r#""rounds":[6.0,7.0],"summary":{"value":{"n":2,"median":6.5,"min":6.0,"max":7.0}}}"#,
+    "\n"
+);
+
+const CALLBACKS: &str = concat!(
+    r#"{"record":"callbacks","run":0,"kind":"clear_young","caller":"memcg","chain_len":{"exact":1},"#,
+    r#""several_pages":false,"callbacks":1000,"pages":1000,"locked":{"value":0},"young":{"value":1},"#,
+    r#""samples":{"value":{"rmap":300,"age_gfn":0,"notifier":300,"own":0,"period_ns":250000}},"#,
+    r#""latency":{"value":null,"reason":"r"},"wait":{"value":null,"reason":"r"}}"#,
     "\n"
 );
 
