@@ -142,6 +142,16 @@ fn profile(timed: bool) -> ResultFile {
         file.records.extend([run(), vm(), overhead(), loss()]);
     }
     file.records.extend((0..2).map(census));
+    file.end.disturbance.steal_ms = Observed::Value(HUGE);
+    file.end.disturbance.migrations = Observed::Value(HUGE);
+    // Too rarely sampled for a mean, and of a kind that no cell covers.
+    for len in [20, 40] {
+        for kind in [CallbackKind::ClearFlushYoung, CallbackKind::TestYoung] {
+            let samples = if kind.clears() { 0 } else { 1000 };
+            let record = common::callbacks(kind, len, HUGE, samples, 0);
+            file.records.push(record);
+        }
+    }
     file
 }
 
