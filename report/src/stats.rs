@@ -39,17 +39,18 @@ pub fn median(values: &[f64]) -> Option<f64> {
 pub fn median_ci95(values: &[f64]) -> Option<(f64, f64)> {
     let values = sorted(values)?;
     let n = values.len();
-    // Probability that at most `rank` of n values lie below the median.
-    let mut term = 0.5_f64.powi(i32::try_from(n).ok()?);
+    // Probability that at most `rank` of n values lie below the median. Its terms as
+    // logarithms: half to the power of a thousand is 0 as a number.
+    let mut term_ln = n as f64 * 0.5_f64.ln();
     let mut below = 0.0;
     let mut rank = None;
     for k in 0..n / 2 {
-        below += term;
+        below += term_ln.exp();
         if below > 0.025 {
             break;
         }
         rank = Some(k);
-        term *= (n - k) as f64 / (k + 1) as f64;
+        term_ln += ((n - k) as f64 / (k + 1) as f64).ln();
     }
     rank.map(|k| (values[k], values[n - 1 - k]))
 }
@@ -130,6 +131,9 @@ mod tests {
         assert_eq!(median_ci95(&values[..5]), None);
         let values: Vec<f64> = (1..=20).map(f64::from).collect();
         assert_eq!(median_ci95(&values), Some((6.0, 15.0)));
+        // As the normal approximation has it: 1.96 times half the root of n on either side.
+        let values: Vec<f64> = (1..=2000).map(f64::from).collect();
+        assert_eq!(median_ci95(&values), Some((956.0, 1045.0)));
     }
 
     #[test]

@@ -251,7 +251,7 @@ fn latency(
 
 /// A histogram of the kernel side as result files have them.
 pub(super) fn distribution(histogram: &Histogram) -> Latency {
-    let mut latency = Latency::new();
+    let mut latency = Latency::default();
     for (bucket, count) in histogram.buckets.iter().enumerate() {
         if *count > 0 {
             latency.record_many_ns(middle_ns(bucket), *count);

