@@ -12,7 +12,7 @@ use report::{
     replay,
     schema::{
         Cache, CallbackKind, CensusRecord, LossRecord, Op, OverheadRecord, Record, ResultKind,
-        RunRecord, Samples, Sampling, TdpTables, VmRecord,
+        Samples, Sampling, TdpTables, VmRecord,
     },
     summary,
 };
@@ -87,27 +87,16 @@ fn loss() -> Record {
     })
 }
 
-fn run() -> Record {
-    Record::Run(Box::new(RunRecord {
-        run: 0,
-        started_utc: "2026-01-01T00:00:00Z".to_owned(),
-        duration_s: 10.0,
-        pid: None,
-        guest: None,
-        complete: true,
-        ended_by: None,
-        sampling: Observed::Value(Sampling {
-            asked_hz: 1.0,
-            reached_hz: 1.0,
-            period_ns: HUGE,
-            samples: HUGE,
-            kernel: HUGE,
-            stack_failed: HUGE,
-            in_callback: HUGE,
-        }),
-        stack_every: None,
-        event_every: None,
-    }))
+fn sampling() -> Sampling {
+    Sampling {
+        asked_hz: 1.0,
+        reached_hz: 1.0,
+        period_ns: HUGE,
+        samples: HUGE,
+        kernel: HUGE,
+        stack_failed: HUGE,
+        in_callback: HUGE,
+    }
 }
 
 fn vm() -> Record {
@@ -139,7 +128,12 @@ fn profile(timed: bool) -> ResultFile {
     let mut file = common::file(folder.path(), "p.jsonl", ResultKind::Profile, &[]);
     for _ in 0..2 {
         file.records.extend((3..6).map(|len| callbacks(len, timed)));
-        file.records.extend([run(), vm(), overhead(), loss()]);
+        file.records.extend([
+            common::run(0, Observed::Value(sampling())),
+            vm(),
+            overhead(),
+            loss(),
+        ]);
     }
     file.records.extend((0..2).map(census));
     file.end.disturbance.steal_ms = Observed::Value(HUGE);

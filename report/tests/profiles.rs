@@ -2,38 +2,23 @@
 
 mod common;
 
-use common::{callbacks, file};
+use common::{callbacks, file, run};
 use report::{
     Observed, ResultFile,
     compare::{Measure, NotComparable, compare_profiles},
     latency::Latency,
     letter,
-    schema::{CallbackKind, Record, ResultKind, RunRecord},
+    schema::{CallbackKind, Record, ResultKind},
 };
 
 const KIND: CallbackKind = CallbackKind::ClearFlushYoung;
-
-fn run(number: u32) -> Record {
-    Record::Run(Box::new(RunRecord {
-        run: number,
-        started_utc: "2026-01-01T00:00:00Z".to_owned(),
-        duration_s: 10.0,
-        pid: None,
-        guest: None,
-        complete: true,
-        ended_by: None,
-        sampling: Observed::missing("a test"),
-        stack_every: None,
-        event_every: None,
-    }))
-}
 
 /// A profile with one run per pair of samples in and outside of the walk.
 fn profile(name: &str, runs: &[(u64, u64)]) -> ResultFile {
     let folder = tempfile::tempdir().unwrap();
     let mut records = Vec::new();
     for (number, (walk, notifier)) in (0..).zip(runs) {
-        records.push(run(number));
+        records.push(run(number, Observed::missing("a test")));
         let mut cell = callbacks(KIND, 16, 1_000_000, *walk, *notifier);
         cell.set_run(number);
         records.push(cell);
@@ -126,7 +111,10 @@ fn a_change_is_printed_as_time_and_share_and_no_change_as_a_tilde() {
 #[test]
 fn profiles_without_a_common_chain_length_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let records = [run(0), callbacks(KIND, 200, 1_000_000, 400, 600)];
+    let records = [
+        run(0, Observed::missing("a test")),
+        callbacks(KIND, 200, 1_000_000, 400, 600),
+    ];
     let other = file(folder.path(), "o", ResultKind::Profile, &records);
     let error = compare_profiles(&profile("a", &[(400, 600)]), &other).unwrap_err();
     assert!(

@@ -86,7 +86,7 @@ fn record(
 }
 
 fn latency(histogram: Option<&Histogram>) -> Latency {
-    histogram.map_or_else(Latency::new, distribution)
+    histogram.map_or_else(Latency::default, distribution)
 }
 
 #[cfg(test)]

@@ -123,14 +123,19 @@ fn with_capabilities(capabilities: &str, arguments: &[&str]) -> Option<Output> {
     output.ok()
 }
 
+/// Whether a program of util-linux is there.
+fn installed(program: &str) -> Result<(), String> {
+    match Command::new(program).arg("-V").output() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("needs {program}(1): {error}")),
+    }
+}
+
 #[test]
 fn one_capability_of_two_is_refused_and_all_that_are_asked_for_suffice() {
     let _alone = live::exclusive();
     let name = "one_capability_of_two_is_refused_and_all_that_are_asked_for_suffice";
-    let able = host().and_then(|()| match Command::new("setpriv").arg("-V").output() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("needs setpriv(1): {error}")),
-    });
+    let able = host().and_then(|()| installed("setpriv"));
     let Some(()) = live::where_possible(name, able) else {
         return;
     };
@@ -192,10 +197,7 @@ fn forbid_more_files(pid: u32) {
 fn what_fails_while_it_records_ends_a_recording_and_costs_nothing_of_it() {
     let _alone = live::exclusive();
     let name = "what_fails_while_it_records_ends_a_recording_and_costs_nothing_of_it";
-    let able = reclaim_host().and_then(|()| match Command::new("prlimit").arg("-V").output() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("needs prlimit(1): {error}")),
-    });
+    let able = reclaim_host().and_then(|()| installed("prlimit"));
     let Some(()) = live::require(name, able) else {
         return;
     };

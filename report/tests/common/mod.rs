@@ -7,7 +7,7 @@ use report::{
     Observed, ResultFile, ResultWriter, host,
     schema::{
         BenchRecord, Cache, CallbackKind, CallbackRecord, CallerClass, ChainLen, Disturbance, Op,
-        Outcome, Params, Record, ResultKind, Samples, Summary,
+        Outcome, Params, Record, ResultKind, RunRecord, Samples, Sampling, Summary,
     },
 };
 
@@ -90,5 +90,21 @@ pub(crate) fn callbacks(
         latency: Observed::missing("no fexit"),
         wait: Observed::missing("no fexit"),
         tdp: Observed::missing("no fexit"),
+    }))
+}
+
+/// A run of ten seconds.
+pub(crate) fn run(number: u32, sampling: Observed<Sampling>) -> Record {
+    Record::Run(Box::new(RunRecord {
+        run: number,
+        started_utc: "2026-01-01T00:00:00Z".to_owned(),
+        duration_s: 10.0,
+        pid: None,
+        guest: None,
+        complete: true,
+        ended_by: None,
+        sampling,
+        stack_every: None,
+        event_every: None,
     }))
 }
