@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use report::ResultFile;
-use report::schema::{BenchRecord, Op, Outcome, Record, ResultKind};
+use report::schema::{BenchRecord, Op, Outcome, Record, ResultKind, Summary};
+use report::{Observed, ResultFile, ResultWriter};
 
 fn bench(args: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rmapscope-bench"));
@@ -331,6 +331,44 @@ fn ctrl_c_keeps_what_was_measured_and_marks_it_partial() {
     assert!(!cells(&file).is_empty());
     assert!(String::from_utf8_lossy(&output.stdout).contains("PARTIAL"));
     assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+}
+
+/// A result whose costs are those of `file` times `factor`.
+fn scaled(file: &ResultFile, factor: f64, path: &Path) {
+    let mut writer = ResultWriter::create(path, file.context.clone()).unwrap();
+    for cell in cells(file) {
+        let mut cell = cell.clone();
+        cell.rounds.iter_mut().for_each(|round| *round *= factor);
+        cell.summary = Observed::Value(Summary::of(&cell.rounds).unwrap());
+        writer.push(&Record::Bench(Box::new(cell))).unwrap();
+    }
+    let end = file.end.disturbance.clone();
+    writer.finish(Outcome::Complete, None, end).unwrap();
+}
+
+#[test]
+fn a_run_that_is_slower_than_its_baseline_ends_with_status_1() {
+    let first = [&["walk", "--output=first.jsonl"][..], &TINY[..]].concat();
+    let (output, folder) = run(&first);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let file = ResultFile::read(&folder.path().join("first.jsonl")).unwrap();
+    // Far enough apart for any machine: times of the same code differ by less.
+    for (name, factor, code) in [("fast.jsonl", 0.01, 1), ("slow.jsonl", 100.0, 0)] {
+        scaled(&file, factor, &folder.path().join(name));
+        let output = format!("--output=beside-{name}");
+        let mut again = [&["walk", &output][..], &TINY[..]].concat();
+        again.extend(["--baseline", name, "--fail-if-slower", "500"]);
+        let output = bench(&again, folder.path()).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{name}: {said}");
+        assert_eq!(
+            said.contains("slower than the baseline"),
+            code == 1,
+            "{said}"
+        );
+        // What was measured is kept either way.
+        assert!(folder.path().join(format!("beside-{name}")).exists());
+    }
 }
 
 #[test]
