@@ -53,13 +53,16 @@ fn all<M: Measurement + 'static>(mut criterion: Criterion<M>) {
     criterion.final_summary();
 }
 
-/// Runs `measure` for every scheme and chain length.
+/// Runs `measure` for every scheme and every chain length that it can have.
 fn for_each_cell<M: Measurement>(
     group: &mut BenchmarkGroup<'_, M>,
     mut measure: impl FnMut(&mut Bencher<'_, M>, &Vm, u64),
 ) {
     for scheme in rmap::schemes() {
-        for len in CHAIN_LENGTHS {
+        for len in CHAIN_LENGTHS
+            .into_iter()
+            .filter(|len| *len <= scheme.max_aliases())
+        {
             let pages = pages(len);
             let vm = Vm::build(scheme.name, pages, len).unwrap_or_else(|error| {
                 eprintln!("error: {error:#}");
