@@ -9,7 +9,10 @@ use report::{
     Observed, ResultFile,
     latency::Latency,
     merge::{MergeError, Merger},
-    schema::{Cache, CallbackKind, HeldUp, InterferenceRecord, Op, Record, ResultKind},
+    schema::{
+        Cache, CallbackKind, CallerClass, ChainLen, EventRecord, HeldUp, InterferenceRecord, Op,
+        Record, ResultKind,
+    },
 };
 
 const KIND: CallbackKind = CallbackKind::ClearFlushYoung;
@@ -95,6 +98,43 @@ fn counts_and_histograms_of_profiles_add_up_without_loss() {
         .for_each(|ns| all.record_ns(*ns));
     let timed = cells.iter().find(|c| c.callbacks == 5).unwrap();
     assert_eq!(timed.latency.value(), Some(&all));
+}
+
+#[test]
+fn raw_events_are_counted_without_being_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = [event(), event(), callbacks(KIND, 1, 10, 3, 4)];
+    let path = written(folder.path(), "a.jsonl", ResultKind::Profile, &records);
+    let sums = ResultFile::read_sums(&path).unwrap();
+    assert_eq!((sums.records.len(), sums.events_left), (1, 2));
+    // However it was read, the sum says how many there are.
+    for file in [sums, ResultFile::read(&path).unwrap()] {
+        let sum = Merger::new(file).unwrap().finish();
+        let events = sum.records.iter().find_map(|record| match record {
+            Record::Loss(loss) if loss.signal == "events" => loss.count.value().copied(),
+            _ => None,
+        });
+        assert_eq!(events, Some(2));
+    }
+    // What is damaged is not counted.
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(r#""at_ns":5"#, r#""at_ns":"#)).unwrap();
+    let error = ResultFile::read_sums(&path).unwrap_err().to_string();
+    assert!(error.contains("a.jsonl:2:"), "{error}");
+}
+
+fn event() -> Record {
+    Record::Event(EventRecord {
+        run: 0,
+        at_ns: 5,
+        cpu: 0,
+        pid: 1,
+        kind: KIND,
+        caller: CallerClass::Memcg,
+        pages: 1,
+        chain_len: ChainLen::Exact(1),
+        duration_ns: Observed::missing("not timed"),
+    })
 }
 
 #[test]

@@ -234,7 +234,7 @@ fn read_ahead<'scope, 'env>(
             scope.spawn(move || {
                 for path in files.iter().skip(thread).step_by(threads) {
                     // A merge that has failed reads no further.
-                    if sender.send(ResultFile::read(path)).is_err() {
+                    if sender.send(ResultFile::read_sums(path)).is_err() {
                         return;
                     }
                 }

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::{numbers, place::field_at};
 use crate::schema::{Context, End, Outcome, Record, SchemaVersion};
@@ -84,9 +87,21 @@ pub struct ResultFile {
     pub context: Context,
     /// All records between the first and the last.
     pub records: Vec<Record>,
+    /// Raw events that were counted instead of read; see [`read_sums`](Self::read_sums).
+    pub events_left: u64,
     /// Its last record.
     pub end: End,
 }
+
+/// What is done with raw events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Events {
+    Read,
+    Count,
+}
+
+/// How the line of a raw event begins, as it is written.
+const EVENT: &str = r#"{"record":"event","#;
 
 impl ResultFile {
     /// Reads and checks a file.
@@ -94,6 +109,19 @@ impl ResultFile {
     /// # Errors
     /// A [`ReadError`] naming the file, the line and what is wrong with it.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
+        Self::open(path, Events::Read)
+    }
+
+    /// Reads and checks a file but for its raw events, which are most of a
+    /// recording and in no sum; they are counted.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), but an event's fields may be wrong.
+    pub fn read_sums(path: &Path) -> Result<Self, ReadError> {
+        Self::open(path, Events::Count)
+    }
+
+    fn open(path: &Path, events: Events) -> Result<Self, ReadError> {
         let io = |cause| ReadError::Io {
             path: path.to_owned(),
             cause,
@@ -105,7 +133,7 @@ impl ResultFile {
                 path: path.to_owned(),
             });
         }
-        Self::read_from(BufReader::new(file), path)
+        Self::read_lines(BufReader::new(file), path, events)
     }
 
     /// Reads and checks records from `reader`; `path` is for messages.
@@ -113,10 +141,15 @@ impl ResultFile {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_from(reader: impl BufRead, path: &Path) -> Result<Self, ReadError> {
+        Self::read_lines(reader, path, Events::Read)
+    }
+
+    fn read_lines(reader: impl BufRead, path: &Path, events: Events) -> Result<Self, ReadError> {
         let mut reader = reader.take(MAX_FILE);
         let first = next_line(&mut reader, path, 1)?.unwrap_or_default();
         let context = parse_context(&first, path)?;
         let mut records = Vec::new();
+        let mut events_left = 0;
         let mut number = 1;
         let end = loop {
             number += 1;
@@ -128,6 +161,10 @@ impl ResultFile {
                 Ok(None) => return Err(ReadError::Truncated { path: path_owned() }),
                 line => line?.unwrap_or_default(),
             };
+            if events == Events::Count && line.starts_with(EVENT) && is_json(&line) {
+                events_left += 1;
+                continue;
+            }
             let record = match parse_record(&line, path, number) {
                 Err(_) if is_of_later_version(&line, &context) => continue,
                 record => record?,
@@ -158,6 +195,7 @@ impl ResultFile {
             path: path.to_owned(),
             context,
             records,
+            events_left,
             end,
         })
     }
@@ -217,6 +255,10 @@ fn not_a_result(path: &Path, detail: &str) -> ReadError {
         path: path.to_owned(),
         detail: detail.to_owned(),
     }
+}
+
+fn is_json(line: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(line).is_ok()
 }
 
 fn parse_context(line: &str, path: &Path) -> Result<Context, ReadError> {

@@ -151,7 +151,7 @@ impl Merger {
         }
         match &mut self.sums {
             Sums::Bench(sums) => sums.take(file.records),
-            Sums::Profile(sums) => sums.take(file.records),
+            Sums::Profile(sums) => sums.take(file.records, file.events_left),
         }
     }
 

@@ -40,7 +40,8 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    pub(super) fn take(&mut self, records: Vec<Record>) {
+    pub(super) fn take(&mut self, records: Vec<Record>, events: u64) {
+        self.events += events;
         let mut runs = BTreeMap::new();
         for record in &records {
             if let Record::Run(run) = record {
