@@ -47,6 +47,11 @@ fn use_it(data: &[u8]) {
             return;
         }
     };
+    let sums = ResultFile::read_sums_from(data, &file.path).expect("it was read whole");
+    assert_eq!(
+        sums.records.len() as u64 + sums.events_left,
+        file.records.len() as u64
+    );
     for table in summary::tables(&file) {
         letter::within(&table);
     }

@@ -144,6 +144,14 @@ impl ResultFile {
         Self::read_lines(reader, path, Events::Read)
     }
 
+    /// As [`read_sums`](Self::read_sums), from `reader`; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`read_sums`](Self::read_sums).
+    pub fn read_sums_from(reader: impl BufRead, path: &Path) -> Result<Self, ReadError> {
+        Self::read_lines(reader, path, Events::Count)
+    }
+
     fn read_lines(reader: impl BufRead, path: &Path, events: Events) -> Result<Self, ReadError> {
         let mut reader = reader.take(MAX_FILE);
         let first = next_line(&mut reader, path, 1)?.unwrap_or_default();
