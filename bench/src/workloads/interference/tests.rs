@@ -104,9 +104,13 @@ const SLICE: Duration = Duration::from_millis(20);
 
 /// Drives an MMU whose fault of that number takes [`STALL`]; what it was asked.
 fn drive(load: Load, stalled_fault: usize) -> (Driver, Vec<(Call, Mapping)>) {
+    drive_for(SLICE, load, stalled_fault)
+}
+
+fn drive_for(slice: Duration, load: Load, stalled_fault: usize) -> (Driver, Vec<(Call, Mapping)>) {
     let mut driver = Driver {
         clock: Clock::calibrate(),
-        slice: SLICE,
+        slice,
         rng: Rng::new(1),
         pages: Pages {
             first: 100,
@@ -231,4 +235,55 @@ fn a_closed_loop_times_calls_alone_and_loses_what_a_stall_delayed() {
     );
     assert!(fault.service.summary().max_ns >= STALL.as_nanos() as u64);
     assert!(fault.service.quantile_ns(0.5) < STALL.as_nanos() as u64 / 100);
+}
+
+#[test]
+fn what_was_zapped_is_faulted_in_again_after_the_end() {
+    // The zap is due within the slice and its fault is not; a vCPU that was switched
+    // out begins neither.
+    let driven = |_| {
+        let (Driver { fault, zap, .. }, seen) = drive_for(threads::PACE * 3 / 2, Load::Paced, 9);
+        assert_eq!((seen.len() % 2, fault.service.count()), (0, 0));
+        zap.service.count() == 1
+    };
+    assert!((0..50).any(driven));
+}
+
+/// A vCPU that did so many faults of so many due, in this time from when they were due
+/// and from when they were begun.
+fn vcpu(due: u64, done: u64, latency_ns: u64, service_ns: u64) -> Part {
+    let mut fault = Ops::new();
+    fault.due = due;
+    fault.latency.record_many_ns(latency_ns, done);
+    fault.service.record_many_ns(service_ns, done);
+    let zap = Box::new(Ops::new());
+    Part {
+        figures: Figures::Vcpu {
+            fault: Box::new(fault),
+            zap,
+        },
+        counters: Vec::new(),
+        disturbance: crate::disturb::ThreadWatch::start().stop(),
+    }
+}
+
+#[test]
+fn figures_are_of_all_vcpus_and_what_their_names_say() {
+    let measured = gather(vec![vcpu(120, 100, 200, 50), vcpu(80, 50, 400, 70)]);
+    let values: Vec<_> = measured
+        .readings
+        .iter()
+        .map(|r| (r.metric, r.value))
+        .collect();
+    let expected = [
+        ("due_p50_ns", 200.0),
+        ("due_p99_ns", 400.0),
+        ("service_p50_ns", 50.0),
+        ("service_p99_ns", 70.0),
+        ("done_share", 0.75),
+    ];
+    assert_eq!(values, expected);
+    let latency = measured.readings[0].latency.as_ref().unwrap().summary();
+    assert_eq!((latency.count, latency.max_ns), (150, 400));
+    assert_eq!(measured.threads.len(), 2);
 }
