@@ -221,6 +221,17 @@ mod tests {
     }
 
     #[test]
+    fn the_time_is_read_from_the_counter_only_where_the_kernel_trusts_it_too() {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let flags = info.lines().find(|line| line.starts_with("flags"));
+        let invariant = flags.is_some_and(|l| l.split(' ').any(|flag| flag == "nonstop_tsc"));
+        let source = Clock::calibrate().source();
+        assert_eq!(source == Source::Tsc, invariant, "{source}");
+        let why = Source::Monotonic.to_string();
+        assert!(why.contains("no invariant TSC"), "{why}");
+    }
+
+    #[test]
     fn the_cost_of_a_reading_is_subtracted() {
         for clock in both() {
             assert!(clock.overhead_ns() > 0.0 && clock.overhead_ns() < 20_000.0);

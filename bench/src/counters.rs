@@ -267,7 +267,7 @@ impl CounterSet {
         let shares = hardware.filter_map(|m| {
             let (index, _) = m.opened.as_ref().ok()?;
             let counts = totals.get(*index)?.as_ref().ok()?;
-            share(counts)
+            share(counts.time_enabled(), counts.time_running())
         });
         shares
             .reduce(f64::min)
@@ -276,9 +276,13 @@ impl CounterSet {
 }
 
 /// Share of the enabled time a group was on the PMU.
-fn share(counts: &perf_event::Counts) -> Option<f64> {
-    let (enabled, running) = (counts.time_enabled(), counts.time_running());
+fn share(enabled: u64, running: u64) -> Option<f64> {
     (running > 0).then(|| running as f64 / enabled as f64)
+}
+
+/// What would have been counted, had the group been on the PMU all of the time.
+fn scaled(count: u64, enabled: u64, running: u64) -> Option<f64> {
+    share(enabled, running).map(|share| count as f64 / share)
 }
 
 impl Member {
@@ -292,10 +296,14 @@ impl Member {
             Ok(counts) => counts,
             Err(e) => return Observed::missing(format!("counter {name} could not be read: {e}")),
         };
-        match (counts.get(counter), share(counts)) {
-            (Some(count), Some(share)) => Observed::Value(*count as f64 / share),
-            _ => Observed::missing(format!("counter {name} never got onto the PMU")),
-        }
+        let (enabled, running) = (counts.time_enabled(), counts.time_running());
+        let count = counts.get(counter);
+        count
+            .and_then(|count| scaled(*count, enabled, running))
+            .map_or_else(
+                || Observed::missing(format!("counter {name} never got onto the PMU")),
+                Observed::Value,
+            )
     }
 }
 

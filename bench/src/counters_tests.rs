@@ -64,6 +64,34 @@ fn software_counters_include_the_kernels_part() {
 }
 
 #[test]
+fn a_group_that_shared_the_pmu_is_scaled_up_and_one_that_never_ran_is_missing() {
+    assert_eq!(scaled(1000, 80, 80), Some(1000.0));
+    assert_eq!(scaled(1000, 80, 20), Some(4000.0));
+    assert_eq!(share(80, 20), Some(0.25));
+    assert_eq!((scaled(0, 80, 0), share(80, 0)), (None, None));
+}
+
+#[test]
+fn what_starting_and_stopping_added_is_taken_off_for_every_stretch() {
+    let mut set = CounterSet::open();
+    set.clear();
+    for _ in 0..2 {
+        set.start();
+        burn();
+        set.stop();
+    }
+    let mut task_clock = |idle_ns: f64| {
+        set.idle.fill(idle_ns);
+        value(&set.per_operation(1), "task-clock-ns")
+    };
+    let (Observed::Value(all), Observed::Value(less)) = (task_clock(0.0), task_clock(500.0)) else {
+        return;
+    };
+    assert_eq!(all - less, 1000.0);
+    assert_eq!(task_clock(1e18), Observed::Value(0.0));
+}
+
+#[test]
 fn nothing_done_is_missing_and_not_infinite() {
     let mut set = CounterSet::open();
     set.start();

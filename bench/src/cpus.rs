@@ -284,6 +284,8 @@ mod tests {
         for text in ["", "  ", "\n"] {
             assert_eq!(text.parse::<CpuList>(), Err(CpuError::Empty));
         }
+        // As where no CPU that is online is allowed.
+        assert_eq!(CpuList::from_cpus(Vec::new()), Err(CpuError::Empty));
     }
 
     #[test]

@@ -194,15 +194,20 @@ impl RunWatch {
     /// Takes in one measurement's threads; tells whether it was disturbed.
     pub fn judge(&mut self, threads: &[ThreadDisturbance]) -> bool {
         self.look();
-        let steal = stolen_ms(&self.cpus);
-        let stolen = matches!((&self.steal_at_last, &steal), (Ok(last), Ok(now)) if now > last);
-        self.steal_at_last = steal;
+        let stolen = self.stolen_since(stolen_ms(&self.cpus));
         for thread in threads {
             let plus = |sum: &mut u64, more: &u64| *sum += more;
             self.switches.add_with(&thread.involuntary_switches, plus);
             self.migrations.add_with(&thread.migrations, plus);
         }
         stolen || threads.iter().any(ThreadDisturbance::is_disturbed)
+    }
+
+    /// Whether time was stolen since the last measurement, of so much until now.
+    fn stolen_since(&mut self, now_ms: Result<u64, String>) -> bool {
+        let stolen = matches!((&self.steal_at_last, &now_ms), (Ok(last), Ok(now)) if now > last);
+        self.steal_at_last = now_ms;
+        stolen
     }
 
     /// The sum over the run.
@@ -249,6 +254,18 @@ mod tests {
         assert_eq!(stolen_ticks(STAT, &[1]), Some(18));
         assert_eq!(stolen_ticks(STAT, &[0, 1]), Some(30));
         assert_eq!(stolen_ticks(STAT, &[2]), None);
+    }
+
+    #[test]
+    fn stolen_ticks_are_told_in_milliseconds() {
+        /// Of a tick, the same on every Linux.
+        const MS: u64 = 10;
+        let ticks = || {
+            let stat = std::fs::read_to_string("/proc/stat").unwrap();
+            stolen_ticks(&stat, &[0]).unwrap()
+        };
+        let (before, stolen, after) = (ticks(), stolen_ms(&[0]).unwrap(), ticks());
+        assert!((before * MS..=after * MS).contains(&stolen), "{stolen}");
     }
 
     #[test]
@@ -301,7 +318,26 @@ mod tests {
             watched.join().unwrap()
         });
         assert!(*spun.wait_share.value().unwrap() > 0.1, "{spun:?}");
+        assert!(*spun.involuntary_switches.value().unwrap() > 0, "{spun:?}");
         assert!(spun.is_disturbed());
+    }
+
+    #[test]
+    fn a_thread_that_is_moved_while_it_is_watched_is_disturbed() {
+        let cpus = CpuList::usable().unwrap();
+        let &[from, to, ..] = cpus.as_slice() else {
+            return;
+        };
+        let moved = std::thread::spawn(move || {
+            pin_current_thread(from).unwrap();
+            let watch = ThreadWatch::start();
+            pin_current_thread(to).unwrap();
+            watch.stop()
+        });
+        let moved = moved.join().unwrap();
+        if let Observed::Value(times) = moved.migrations {
+            assert!(times > 0 && moved.is_disturbed());
+        }
     }
 
     #[test]
@@ -322,6 +358,21 @@ mod tests {
         assert_eq!(verdict(2, 8), None);
         assert!(verdict(3, 8).is_some());
         assert_eq!(verdict(0, 0), None);
+    }
+
+    #[test]
+    fn stolen_time_disturbs_the_measurement_it_was_stolen_from() {
+        let mut watch = RunWatch::start(&[0]);
+        watch.steal_at_last = Ok(10);
+        assert!(!watch.stolen_since(Ok(10)));
+        assert!(watch.stolen_since(Ok(20)));
+        assert!(!watch.stolen_since(Ok(20)));
+        assert!(!watch.stolen_since(Err("no account".to_owned())));
+        // Far less than this host has ever lost is set, so it has lost some since.
+        if stolen_ms(&[0]).is_ok_and(|ms| ms > 0) {
+            watch.steal_at_last = Ok(0);
+            assert!(watch.judge(&[]));
+        }
     }
 
     #[test]

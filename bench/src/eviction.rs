@@ -68,6 +68,14 @@ impl Evictor {
 }
 
 #[cfg(test)]
+impl Evictor {
+    /// Bytes read so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -75,5 +75,7 @@ mod tests {
         let boost = machine(&[steady, ("cpufreq/boost", "1\n")]).unwrap();
         assert!(boost.contains("boost"), "{boost}");
         assert_eq!(machine(&[steady, ("intel_pstate/no_turbo", "1\n")]), None);
+        let turbo = machine(&[steady, ("intel_pstate/no_turbo", "0\n")]).unwrap();
+        assert!(turbo.contains("boost"), "{turbo}");
     }
 }

@@ -139,6 +139,18 @@ mod tests {
         assert!(near(census.bytes(), 512), "{}", census.bytes());
         drop(block);
         assert!(near(census.bytes(), 0), "{}", census.bytes());
+        let zeroed = vec![0_u8; LARGE];
+        assert!(near(census.bytes(), 256), "{}", census.bytes());
+        drop(zeroed);
         assert!(Census::start().is_none(), "one census at a time");
+    }
+
+    #[test]
+    fn a_block_counts_with_what_the_c_library_keeps_for_it() {
+        let mut block = Box::new([0_u64; 3]);
+        // SAFETY: the block is this box's, and lives.
+        let usable = unsafe { libc::malloc_usable_size(block.as_mut_ptr().cast()) };
+        let bytes = block_bytes(block.as_mut_ptr().cast());
+        assert!(usable >= 24 && bytes == usable as i64 + 8, "{bytes}");
     }
 }

@@ -348,3 +348,61 @@ impl<A> Drop for LimitMmu<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// What the word holds while it is walked, and afterwards.
+    fn seen<A: Around>() -> [usize; 2] {
+        let word = AtomicPtr::new(std::ptr::without_provenance_mut(16));
+        let mut within = 0;
+        let _over = A::visit(&word, |seen| {
+            assert_eq!(seen.addr(), 16);
+            within = word.load(Relaxed).addr();
+            ControlFlow::Continue(())
+        });
+        [within, word.load(Relaxed).addr()]
+    }
+
+    #[test]
+    fn the_word_is_held_by_the_limit_of_a_lock_and_left_alone_by_that_of_loads() {
+        assert_eq!(seen::<Cmpxchg>(), [16 | HELD, 16]);
+        assert_eq!(seen::<Loads>(), [16, 16]);
+    }
+
+    #[test]
+    fn a_stream_reads_every_word() {
+        for words in [1, 7, 64] {
+            let words: Vec<usize> = (0..words).map(|bit| 1 << bit).collect();
+            let all = words.iter().sum::<usize>();
+            assert_eq!(read_all(&words), all);
+        }
+    }
+
+    static VISITS: AtomicUsize = AtomicUsize::new(0);
+
+    #[derive(Debug)]
+    enum Counted {}
+
+    impl Around for Counted {
+        fn visit(
+            word: &AtomicPtr<()>,
+            walk: impl FnOnce(*mut ()) -> ControlFlow<()>,
+        ) -> ControlFlow<()> {
+            VISITS.fetch_add(1, Relaxed);
+            Loads::visit(word, walk)
+        }
+    }
+
+    #[test]
+    fn a_callback_reads_one_word_of_each_level_as_kvm_does() {
+        let limit = LimitMmu::<Counted>::boxed(&MmuConfig::new(Gfn(0), 1024, 1)).unwrap();
+        limit.age(GfnRange::single(Gfn(600)));
+        assert_eq!(VISITS.swap(0, Relaxed), Level::COUNT);
+        limit.age(GfnRange::pages(Gfn(500), 100));
+        assert_eq!(VISITS.swap(0, Relaxed), 100 + 2 + 1);
+    }
+}

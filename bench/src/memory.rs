@@ -205,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn half_of_what_is_free_may_be_used() {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let free = available_bytes(&info).unwrap() as f64;
+        // Other tests take and leave memory meanwhile.
+        let share = usable_bytes() as f64 / free;
+        assert!((0.3..0.7).contains(&share), "{share}");
+    }
+
+    #[test]
     fn free_memory_is_read_in_bytes() {
         assert_eq!(
             available_bytes("MemTotal: 9 kB\nMemAvailable:  2048 kB\n"),

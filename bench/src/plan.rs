@@ -324,6 +324,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_workload_takes_only_what_can_do_it() {
+        let mut plan = plan();
+        plan.schemes = subject::names().map(ToOwned::to_owned).collect();
+        let has = |names: &[String], name: &str| names.iter().any(|kept| kept == name);
+        let short = rmap::schemes().iter().find(|s| s.max_aliases() == 1);
+        let short = short.unwrap().name;
+        let (one, two) = (plan.schemes_with(1), plan.schemes_with(2));
+        assert!(has(&one, short) && !has(&two, short));
+        for name in ["bitlock", "peer-scc", "limit-loads"] {
+            assert!(has(&one, name) && has(&two, name), "{name}");
+        }
+        // It follows no head, and limits bear no mutators.
+        assert!(!has(&one, "limit-stream"));
+        let mutable = plan.mutable_with(1);
+        assert!(has(&mutable, "peer-scc") && has(&mutable, short));
+        assert!(!has(&mutable, "limit-loads"));
+    }
+
+    #[test]
     fn a_workload_left_without_chains_is_refused() {
         let mut plan = plan();
         plan.chain_lengths = Some(vec![3, 16]);

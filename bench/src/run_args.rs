@@ -192,3 +192,54 @@ impl RunArgs {
         context
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn line(words: &[&str]) -> Result<RunArgs, clap::Error> {
+        let words = ["bench"].iter().chain(words);
+        Line::try_parse_from(words).map(|line| line.args)
+    }
+
+    #[test]
+    fn what_is_broken_or_an_ablation_is_measured_only_when_it_is_named() {
+        let schemes = |words: &[&str]| line(words).unwrap().schemes().unwrap();
+        let by_default = schemes(&[]);
+        let left_out = |name: &str| !by_default.iter().any(|kept| kept == name);
+        let ablations = rmap::ablations().iter().map(|s| s.name);
+        let broken = rmap::schemes().iter().filter(|s| !s.sound).map(|s| s.name);
+        let named_only: Vec<_> = ablations.chain(broken).collect();
+        assert!(named_only.contains(&"single-recheck") && named_only.len() > 2);
+        assert!(named_only.iter().all(|name| left_out(name)));
+        assert_eq!(
+            by_default.len() + named_only.len(),
+            subject::names().count()
+        );
+        for name in named_only {
+            assert_eq!(schemes(&["--schemes", name]), [name]);
+        }
+    }
+
+    #[test]
+    fn a_full_run_has_ten_rounds_and_a_quick_one_an_interval() {
+        let rounds = |words: &[&str]| line(words).unwrap().plan(1).unwrap().rounds;
+        assert!(rounds(&[]) >= 10);
+        assert!(rounds(&["--quick"]) >= 6);
+        assert_eq!(rounds(&["--rounds=3"]), 3);
+    }
+
+    #[test]
+    fn a_threshold_needs_a_baseline() {
+        assert!(line(&["--fail-if-slower=5"]).is_err());
+        assert!(line(&["--fail-if-slower=5", "--baseline=old.jsonl"]).is_ok());
+    }
+}

@@ -16,10 +16,16 @@ struct Probe {
     log: Log,
     missing_counter: bool,
     migrated: bool,
+    built: Log,
+    stop: Stop,
 }
+
+/// After how many measurements the run is asked to stop, and how.
+type Stop = (usize, Arc<AtomicBool>);
 
 impl Measure for Probe {
     fn prepare(&mut self) -> Result<()> {
+        self.built.lock().unwrap().push(self.id);
         Ok(())
     }
 
@@ -29,6 +35,9 @@ impl Measure for Probe {
             log.push(self.id);
             log.len()
         };
+        if measured == self.stop.0 {
+            self.stop.1.store(true, Ordering::Relaxed);
+        }
         let mut latency = Latency::new();
         latency.record_ns(self.id as u64 + 1);
         let counted = if self.missing_counter && measured > 3 {
@@ -65,6 +74,9 @@ struct Fake {
     resident_bytes: u64,
     missing_counter: bool,
     migrated: bool,
+    built: Log,
+    stop: Stop,
+    most_rounds: u32,
 }
 
 impl Workload for Fake {
@@ -80,6 +92,10 @@ impl Workload for Fake {
         1
     }
 
+    fn most_rounds(&self) -> u32 {
+        self.most_rounds
+    }
+
     fn cells(&self, _: &Plan) -> Result<Vec<Cell>> {
         let cell = |id| Cell {
             scheme: format!("scheme-{id}"),
@@ -91,6 +107,8 @@ impl Workload for Fake {
                 log: Arc::clone(&self.log),
                 missing_counter: self.missing_counter,
                 migrated: self.migrated,
+                built: Arc::clone(&self.built),
+                stop: self.stop.clone(),
             }),
         };
         Ok((0..self.cells).map(cell).collect())
@@ -104,6 +122,9 @@ fn fake(cells: usize) -> Fake {
         resident_bytes: 0,
         missing_counter: false,
         migrated: false,
+        built: Log::default(),
+        stop: (usize::MAX, Arc::default()),
+        most_rounds: u32::MAX,
     }
 }
 
@@ -198,37 +219,35 @@ fn figures_whose_threads_were_moved_are_marked() {
 
 #[test]
 fn a_run_ended_early_keeps_what_was_measured() {
-    struct Stopper<'a>(&'a Fake, &'a AtomicBool);
-    let stop = AtomicBool::new(false);
-    let workload = fake(4);
-    let stopper = Stopper(&workload, &stop);
-    impl Workload for Stopper<'_> {
-        fn name(&self) -> &'static str {
-            "stopper"
-        }
-        fn summary(&self) -> &'static str {
-            "asks to stop when its cells are listed"
-        }
-        fn least_cpus(&self) -> usize {
-            1
-        }
-        fn cells(&self, plan: &Plan) -> Result<Vec<Cell>> {
-            self.1.store(true, Ordering::Relaxed);
-            self.0.cells(plan)
-        }
-    }
-    let plan = plan();
-    let mut session = Session {
-        later: Duration::ZERO,
-        plan: &plan,
-        stop: &stop,
-        watch: RunWatch::start(&[0]),
-        rng: Rng::new(1),
-        tools: Tools::of_tests(),
+    let stop = Arc::new(AtomicBool::new(false));
+    let workload = Fake {
+        stop: (6, Arc::clone(&stop)),
+        ..fake(4)
     };
-    let outcome = session.run(&stopper).unwrap();
+    let outcome = run(&workload, 5, 1, &stop).unwrap();
     assert!(!outcome.complete);
-    assert!(outcome.records.is_empty() && workload.log.lock().unwrap().is_empty());
+    let measured = workload.log.lock().unwrap().len();
+    let kept: usize = outcome.records.iter().map(|r| r.rounds.len()).sum();
+    assert_eq!((measured, kept, outcome.records.len()), (6, 6, 4));
+}
+
+#[test]
+fn a_run_ended_before_it_began_builds_nothing() {
+    let workload = fake(4);
+    let outcome = run(&workload, 5, 1, &AtomicBool::new(true)).unwrap();
+    assert!(!outcome.complete && outcome.records.is_empty());
+    assert!(workload.built.lock().unwrap().is_empty());
+}
+
+#[test]
+fn what_needs_one_round_gets_one() {
+    let workload = Fake {
+        most_rounds: 1,
+        ..fake(3)
+    };
+    let outcome = run(&workload, 5, 1, &AtomicBool::new(false)).unwrap();
+    assert!(outcome.complete);
+    assert_eq!(workload.log.lock().unwrap().len(), 3);
 }
 
 #[test]

@@ -128,6 +128,13 @@ impl Kind {
         }
     }
 
+    /// Whether the rounds of two arms differ, in the right direction if there is one.
+    fn is_found(self, arms: &[Vec<f64>; 2]) -> Option<bool> {
+        let p = mann_whitney_p(&arms[0], &arms[1])?;
+        let medians = arms.each_ref().map(|arm| stats::median(arm));
+        Some(p <= SIGNIFICANT && (self == Self::Equal || medians[1] > medians[0]))
+    }
+
     fn metric(self) -> &'static str {
         match self {
             Self::Equal => "false_alarm_share",
@@ -218,9 +225,7 @@ impl Bench {
                 arms[arm].push(self.round(slowdown)?);
             }
         }
-        let p = mann_whitney_p(&arms[0], &arms[1]).context("a round gave no figure")?;
-        let medians = arms.each_ref().map(|arm| stats::median(arm));
-        Ok(p <= SIGNIFICANT && (kind == Kind::Equal || medians[1] > medians[0]))
+        kind.is_found(&arms).context("a round gave no figure")
     }
 
     /// The median pass of one slice, ns.
@@ -250,6 +255,21 @@ mod tests {
         let mut bench = Bench::new("bitlock", 1).unwrap();
         let found = (0..4).filter(|_| bench.trial(Kind::Slower(100), 10).unwrap());
         assert!(found.count() >= 3);
+    }
+
+    #[test]
+    fn only_a_difference_in_the_right_direction_is_found() {
+        let (fast, slow) = (vec![1.0, 1.1, 1.2, 1.3], vec![2.0, 2.1, 2.2, 2.3]);
+        let mixed = vec![0.9, 1.15, 1.25, 2.0];
+        let found = |kind: Kind, a: &Vec<f64>, b: &Vec<f64>| {
+            kind.is_found(&[a.clone(), b.clone()]).unwrap()
+        };
+        assert!(found(Kind::Slower(5), &fast, &slow));
+        assert!(!found(Kind::Slower(5), &slow, &fast));
+        assert!(found(Kind::Equal, &fast, &slow) && found(Kind::Equal, &slow, &fast));
+        for kind in [Kind::Equal, Kind::Slower(5)] {
+            assert!(!found(kind, &fast, &mixed));
+        }
     }
 
     #[test]

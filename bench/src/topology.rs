@@ -140,12 +140,20 @@ mod tests {
     /// Two packages of two cores of two hardware threads, numbered as firmware
     /// likes to: first threads 0 to 3, second threads 4 to 7.
     fn machine() -> tempfile::TempDir {
+        machine_of(8, |cpu| (cpu / 2 % 2, cpu / 2 % 2, cpu % 2))
+    }
+
+    /// CPUs of these packages, nodes and cores.
+    fn machine_of(
+        cpus: usize,
+        place: impl Fn(usize) -> (usize, usize, usize),
+    ) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        for cpu in 0..8 {
-            let (package, core) = (cpu / 2 % 2, cpu % 2);
+        for cpu in 0..cpus {
+            let (package, node, core) = place(cpu);
             let folder = root.path().join(format!("cpu{cpu}"));
             std::fs::create_dir_all(folder.join("topology")).unwrap();
-            std::fs::create_dir(folder.join(format!("node{package}"))).unwrap();
+            std::fs::create_dir(folder.join(format!("node{node}"))).unwrap();
             let write = |name: &str, value: usize| {
                 std::fs::write(folder.join("topology").join(name), format!("{value}\n")).unwrap();
             };
@@ -156,7 +164,14 @@ mod tests {
     }
 
     fn order(placement: Placement, cpus: &str) -> Result<String, CpuError> {
-        let root = machine();
+        order_on(&machine(), placement, cpus)
+    }
+
+    fn order_on(
+        root: &tempfile::TempDir,
+        placement: Placement,
+        cpus: &str,
+    ) -> Result<String, CpuError> {
         let cpus = cpus.parse::<CpuList>()?;
         Ok(placement.order_by(&cpus, root.path())?.to_string())
     }
@@ -167,6 +182,20 @@ mod tests {
         assert_eq!(order(Placement::Compact, "7,0-6").unwrap(), "0-2,7,4-6,3");
         assert_eq!(order(Placement::Scatter, "0-7").unwrap(), "0,2,1,3-4,6,5,7");
         assert_eq!(order(Placement::Smt, "0-7").unwrap(), "0,4,1,5,2,6,3,7");
+    }
+
+    #[test]
+    fn packages_and_the_nodes_of_a_package_are_told_apart() {
+        let order = |root: &_, placement| order_on(root, placement, "0-3").unwrap();
+        let packages_in_turn = machine_of(4, |cpu| (cpu % 2, 0, cpu / 2));
+        let nodes_in_turn = machine_of(4, |cpu| (0, cpu % 2, cpu));
+        for root in [&packages_in_turn, &nodes_in_turn] {
+            assert_eq!(order(root, Placement::Compact), "0,2,1,3");
+            assert_eq!(order(root, Placement::Scatter), "0-3");
+        }
+        let node_after_node = machine_of(4, |cpu| (0, cpu / 2, cpu));
+        assert_eq!(order(&node_after_node, Placement::Compact), "0-3");
+        assert_eq!(order(&node_after_node, Placement::Scatter), "0,2,1,3");
     }
 
     #[test]

@@ -103,13 +103,17 @@ pub struct Tools {
     pub evictor: Evictor,
 }
 
+/// The last-level cache that tests pretend to have, bytes.
+#[cfg(test)]
+pub(crate) const LLC_OF_TESTS: u64 = 64 << 10;
+
 #[cfg(test)]
 impl Tools {
     /// Tools as tests lend them: real counters, and a cache that is soon emptied.
     pub(crate) fn of_tests() -> Self {
         Self {
             counters: CounterSet::open(),
-            evictor: Evictor::new(64 << 10),
+            evictor: Evictor::new(LLC_OF_TESTS),
         }
     }
 }

@@ -78,6 +78,8 @@ fn a_tiny_walk_reads_back_complete_and_prints_its_tables() {
                 .is_some_and(|s| s.median > 0.0 && s.ci95_low.is_some())
         );
         assert!(cell.params.working_set_bytes.is_some_and(|b| b > 0));
+        assert_eq!(cell.params.placement.as_deref(), Some("listed"));
+        assert_eq!(cell.params.numa_nodes, bench::memory::nodes());
         let counted = |name: &str| {
             cell.counters.contains_key(name) != file.context.missing_counters.contains_key(name)
         };
@@ -140,7 +142,17 @@ fn the_stored_command_repeats_the_run() {
     let command = &file.context.command;
     assert_eq!(command[0], "rmapscope-bench");
     let seed = command.iter().position(|word| word == "--seed").unwrap();
-    assert!(stderr(&output).contains(&format!("seed {}", command[seed + 1])));
+    let said = stderr(&output);
+    assert!(said.contains(&format!("seed {}", command[seed + 1])));
+    // What else the figures depend on: the clock, and CPUs that change their speed.
+    let clock = bench::clock::Clock::calibrate().source();
+    assert!(said.contains(&format!("clock: {clock},")), "{said}");
+    let usable = bench::cpus::CpuList::usable().unwrap();
+    let moves = bench::frequency::warning(&usable);
+    assert!(
+        said.contains(moves.as_deref().unwrap_or_default()),
+        "{said}"
+    );
 }
 
 #[test]
@@ -153,6 +165,12 @@ fn what_does_not_exist_is_refused_with_what_does() {
     assert_refused(&["--seconds=0"], &["--seconds"]);
     assert_refused(&["pass", "--vm-gib=0"], &["--vm-gib"]);
     assert_refused(&["pass", "--vm-gib=4096"], &["MiB", "VM of at most"]);
+    // Before what would have fitted is measured.
+    let late = ["writer", "pass", "--quick", "--seconds=1", "--vm-gib=4096"];
+    let (output, _folder) = run(&[&late[..], &["--chain-lengths=1"]].concat());
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(!said.contains("writer: started"), "{said}");
 }
 
 #[test]
@@ -171,17 +189,20 @@ fn cpu_lists_that_cannot_be_used_are_refused() {
 }
 
 /// Runs the benchmark through a shell that first does something to itself.
-fn run_after(first: &str, args: &str) -> Output {
+fn shell(first: &str, args: &str, folder: &Path) -> Output {
     let binary = env!("CARGO_BIN_EXE_rmapscope-bench");
-    let folder = tempfile::tempdir().unwrap();
     let script = format!("{first} && exec '{binary}' run {args}");
     let mut shell = Command::new("sh");
-    let output = shell
-        .args(["-c", &script])
-        .current_dir(folder.path())
-        .output();
-    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    let output = shell.args(["-c", &script]).current_dir(folder).output();
     output.unwrap()
+}
+
+/// The same; nothing is written.
+fn run_after(first: &str, args: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let output = shell(first, args, folder.path());
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    output
 }
 
 fn assert_cpu_1_forbidden(output: &Output) {
@@ -270,8 +291,19 @@ fn the_lock_asked_for_is_recorded_and_an_unknown_one_is_refused() {
 
 #[test]
 fn siblings_are_asked_for_only_where_there_are_some() {
-    let (output, _folder) = run(&["--list", "--placement=smt"]);
-    assert!(output.status.success());
+    let args = ["walk", "--placement=smt", "--output=smt.jsonl"];
+    let args = [&args[..], &TINY[..]].concat();
+    let (output, folder) = run(&args);
+    let usable = bench::cpus::CpuList::usable().unwrap();
+    if bench::topology::Placement::Smt.order(&usable).is_ok() {
+        assert!(output.status.success(), "{}", stderr(&output));
+        let file = ResultFile::read(&folder.path().join("smt.jsonl")).unwrap();
+        let placement = |cell: &&BenchRecord| cell.params.placement.clone();
+        let placement = cells(&file).first().and_then(placement);
+        assert_eq!(placement.as_deref(), Some("smt"));
+    } else {
+        assert_refused(&args, &["two hardware threads", "another placement"]);
+    }
     assert_refused(&["--placement=diagonal"], &["diagonal", "scatter"]);
 }
 
@@ -290,8 +322,32 @@ fn an_existing_result_is_not_overwritten() {
     assert_eq!(folder.path().read_dir().unwrap().count(), 1);
 }
 
-#[test]
-fn ctrl_c_keeps_what_was_measured_and_marks_it_partial() {
+/// Starts a run and, when it has measured for a while, sends it this signal.
+fn interrupted(args: &[&str], folder: &Path, signal: &str) -> Output {
+    let child = bench(args, folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let partial = |name: &str| name.starts_with(".rmapscope-");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        let names = folder.read_dir().unwrap().map(|e| e.unwrap().file_name());
+        if names.into_iter().any(|n| partial(&n.to_string_lossy())) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let kill = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+    child.wait_with_output().unwrap()
+}
+
+fn assert_kept_and_partial(signal: &str, code: i32) {
     let folder = tempfile::tempdir().unwrap();
     let args = [
         "walk",
@@ -300,37 +356,44 @@ fn ctrl_c_keeps_what_was_measured_and_marks_it_partial() {
         "--rounds=100000",
         "--output=p.jsonl",
     ];
-    let child = bench(&args, folder.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let partial = |name: &str| name.starts_with(".rmapscope-");
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(20) {
-        let names = folder
-            .path()
-            .read_dir()
-            .unwrap()
-            .map(|e| e.unwrap().file_name());
-        if names.into_iter().any(|n| partial(&n.to_string_lossy())) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_secs(2));
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(kill.success());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let output = interrupted(&args, folder.path(), signal);
+    assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
     let file = ResultFile::read(&folder.path().join("p.jsonl")).unwrap();
     assert_eq!(file.end.outcome, Outcome::Partial);
     assert!(!cells(&file).is_empty());
     assert!(String::from_utf8_lossy(&output.stdout).contains("PARTIAL"));
     assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+}
+
+#[test]
+fn ctrl_c_keeps_what_was_measured_and_marks_it_partial() {
+    assert_kept_and_partial("-INT", 130);
+}
+
+#[test]
+fn a_run_that_is_told_to_terminate_keeps_it_too() {
+    assert_kept_and_partial("-TERM", 143);
+}
+
+#[test]
+fn a_workload_that_fails_does_not_lose_those_before_it() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("skipped: pass needs two CPUs");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The pages of 64 GiB take 256 MiB, which the machine has and the process not.
+    let args = "writer pass --quick --chain-lengths=1 --schemes=rwlock-write --seconds=1 \
+                --rounds=1 --vm-gib=64 --output=p.jsonl";
+    let output = shell("ulimit -v 240000", args, folder.path());
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let file = ResultFile::read(&folder.path().join("p.jsonl")).unwrap();
+    assert_eq!(file.end.outcome, Outcome::Partial);
+    let reason = file.end.reason.as_deref().unwrap_or_default();
+    assert!(reason.starts_with("pass failed"), "{reason}");
+    let cells = cells(&file);
+    assert!(!cells.is_empty() && cells.iter().all(|c| c.workload == "writer"));
 }
 
 /// A result whose costs are those of `file` times `factor`.
@@ -369,13 +432,57 @@ fn a_run_that_is_slower_than_its_baseline_ends_with_status_1() {
         // What was measured is kept either way.
         assert!(folder.path().join(format!("beside-{name}")).exists());
     }
+    // One of another machine is refused before anything is measured.
+    let mut elsewhere = ResultFile::read(&folder.path().join("first.jsonl")).unwrap();
+    elsewhere.context.host.cpus_online += 1;
+    scaled(&elsewhere, 1.0, &folder.path().join("elsewhere.jsonl"));
+    let mut beside = [&["walk", "--output=beside.jsonl"][..], &TINY[..]].concat();
+    beside.extend(["--baseline", "elsewhere.jsonl"]);
+    let output = bench(&beside, folder.path()).output().unwrap();
+    let said = stderr(&output);
+    assert!(
+        !output.status.success() && said.contains("number of CPUs"),
+        "{said}"
+    );
+    assert!(!said.contains("walk: started"), "{said}");
+    // A run that was ended early is held against nothing.
+    let mut early = vec!["walk", "--output=early.jsonl", "--rounds=100000"];
+    early.extend(TINY.iter().filter(|a| !a.starts_with("--rounds")));
+    early.extend(["--baseline", "fast.jsonl", "--fail-if-slower", "500"]);
+    let output = interrupted(&early, folder.path(), "-INT");
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
 }
 
 #[test]
 fn the_list_names_workloads_and_schemes() {
     let (output, _folder) = run(&["--list"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for name in ["walk", "interference", "memory", "rwlock-write"] {
-        assert!(text.contains(name), "{text}");
+    let named = |name: &str| text.lines().any(|l| l.split(' ').nth(2) == Some(name));
+    let workloads = [
+        "walk",
+        "empty",
+        "writer",
+        "pass",
+        "interference",
+        "agers",
+        "hold",
+        "memory",
+        "accuracy",
+    ];
+    let peers = ["peer-rwlock", "peer-dashmap", "peer-papaya", "peer-scc"];
+    let limits = [
+        "limit-loads",
+        "limit-cmpxchg",
+        "limit-stream",
+        "limit-transfer",
+    ];
+    let schemes = ["rwlock-write", "bitlock", "single-batched"];
+    for name in workloads
+        .iter()
+        .chain(&peers)
+        .chain(&limits)
+        .chain(&schemes)
+    {
+        assert!(named(name), "{name}: {text}");
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{cell, file};
 use report::{
     ResultFile,
-    schema::{Cache, Op, Record, ResultKind},
+    schema::{Cache, Op, Record, ResultKind, Summary},
     summary,
     table::Format,
 };
@@ -85,4 +85,11 @@ fn a_goal_is_held_against_the_cells_of_one_run() {
         None,
         "not the best: {text}"
     );
+}
+
+#[test]
+fn rounds_that_do_not_pair_up_have_no_ratio() {
+    assert!(Summary::of_ratios(&TEN, &TEN[1..]).is_none());
+    assert!(Summary::of_ratios(&TEN, &[0.0; 8]).is_none());
+    assert_eq!(Summary::of_ratios(&TEN, &TEN).unwrap().median, 1.0);
 }

@@ -103,3 +103,72 @@ fn runs_without_a_common_cell_are_refused() {
     let error = compare_runs(&base, &new).unwrap_err();
     assert!(error.to_string().contains("nothing in common"), "{error}");
 }
+
+/// The same cell measured by something else.
+fn of_metric(scheme: &str, metric: &str, factor: f64) -> BenchRecord {
+    BenchRecord {
+        metric: metric.to_owned(),
+        ..cell(scheme, factor)
+    }
+}
+
+#[test]
+fn only_more_of_a_cost_is_slower() {
+    let costs = ["ns_per_op", "due_p99_ns", "s_per_pass"];
+    let others = ["gfns_per_us", "fairness", "bytes_per_gfn"];
+    let run = |factor| {
+        let metrics = costs.iter().chain(&others);
+        let cells = metrics.map(|metric| of_metric("a", metric, factor));
+        file(ResultKind::Bench, cells.collect())
+    };
+    let compared = compare_runs(&run(1.0), &run(1.5)).unwrap();
+    assert!(
+        compared
+            .changes
+            .iter()
+            .all(report::compare::Change::is_significant)
+    );
+    let slower: Vec<_> = compared.slower(5.0).map(|c| c.metric.as_str()).collect();
+    assert_eq!(slower, costs);
+}
+
+#[test]
+fn a_large_difference_that_may_be_chance_is_not_slower() {
+    // 10 % more, but the rounds lie in each other's spread.
+    let spread = |factor: f64| {
+        let mut cell = cell("a", 1.0);
+        cell.rounds = vec![5.0 * factor, 20.0, 10.0 * factor, 10.0 * factor];
+        cell.summary = Observed::Value(Summary::of(&cell.rounds).unwrap());
+        file(ResultKind::Bench, vec![cell])
+    };
+    let compared = compare_runs(&spread(1.0), &spread(1.1)).unwrap();
+    assert!(compared.changes[0].ratio > 1.09);
+    assert!(compared.verdict(5.0).is_none());
+}
+
+#[test]
+fn cells_with_other_parameters_are_not_compared() {
+    let base = file(ResultKind::Bench, vec![cell("a", 1.0)]);
+    let mut longer = cell("a", 2.0);
+    longer.params.chain_len = Some(16);
+    let new = file(ResultKind::Bench, vec![longer, cell("a", 1.0)]);
+    let compared = compare_runs(&base, &new).unwrap();
+    assert_eq!((compared.changes.len(), compared.only_one), (1, 1));
+    assert_eq!(compared.changes[0].ratio, 1.0);
+}
+
+#[test]
+fn the_tables_name_the_worst_the_spoiled_the_missing_and_the_mean() {
+    let run = |cells| file(ResultKind::Bench, cells);
+    let base = run(vec![cell("a", 1.0), cell("b", 1.0), cell("gone", 1.0)]);
+    let mut spoiled = cell("b", 1.44);
+    spoiled.spoiled = Some("other work".to_owned());
+    let compared = compare_runs(&base, &run(vec![cell("a", 1.21), spoiled])).unwrap();
+    let verdict = compared.verdict(5.0).unwrap();
+    assert!(verdict.contains("44.0 % (walk b"), "{verdict}");
+    let text = compared.tables()[0].render(Format::Text);
+    // The root of 1.21 times 1.44.
+    let told = ["b (spoiled)", "+32.0 %", "1 cells are in one run only"];
+    assert!(told.iter().all(|words| text.contains(words)), "{text}");
+    assert!(!text.contains("a (spoiled)"), "{text}");
+}

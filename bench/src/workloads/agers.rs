@@ -305,6 +305,43 @@ mod tests {
     }
 
     #[test]
+    fn agers_share_all_pages_or_have_their_own() {
+        let half = GFNS / 2;
+        // Whether the lower and the upper half are old after so many callbacks of
+        // the second ager.
+        let aged = |ranges: Ranges, callbacks| {
+            let vm = Vm::build("rwlock-write", GFNS, 1).unwrap();
+            ranges.sweep(1, 2).age(vm.mmu(), callbacks);
+            [0, half].map(|first| !vm.mmu().test_age(vm::range(first, half)).young)
+        };
+        for ranges in [Ranges::Same, Ranges::Disjoint] {
+            assert_eq!(aged(ranges, half), [false, true], "{ranges:?}");
+        }
+        assert_eq!(aged(Ranges::Same, GFNS), [true, true]);
+        assert_eq!(aged(Ranges::Disjoint, GFNS), [false, true]);
+    }
+
+    #[test]
+    fn an_ager_finds_old_pages_and_is_counted_by_the_microsecond() {
+        let plan = plan();
+        let (scheme, vm) = ("rwlock-write", Rc::new(RefCell::new(None)));
+        let cell = AgersCell::new(&plan, scheme, 1, 1, Ranges::Disjoint, Rc::clone(&vm));
+        let mut cell = cell.unwrap();
+        cell.prepare().unwrap();
+        let vm = vm.borrow();
+        let mmu = vm.as_ref().unwrap().mmu();
+        assert!(!mmu.test_age(vm::range(0, GFNS)).young);
+        let parts = cell.run(mmu, 1, Duration::from_millis(5)).unwrap();
+        let clock = parts[0].counters.iter().find(|c| c.0 == "task-clock-ns");
+        let Some(&ns_per_gfn) = clock.and_then(|c| c.1.value()) else {
+            return;
+        };
+        // Less where other work took the CPU.
+        let ns_per_us = ns_per_gfn * parts[0].per_us;
+        assert!((10.0..1100.0).contains(&ns_per_us), "{ns_per_us}");
+    }
+
+    #[test]
     fn every_scheme_is_aged_by_one_and_by_several() {
         let mut plan = plan();
         if plan.cpus.as_slice().len() < 2 {

@@ -251,11 +251,43 @@ mod tests {
         // The sparsest slot is the quickest to build.
         for mut cell in cells.into_iter().skip(2 * plan.schemes.len()) {
             cell.measure.prepare().unwrap();
+            let begun = Instant::now();
             let measured = cell.measure.measure(&mut tools).unwrap();
+            let most_ns = begun.elapsed().as_nanos() as f64;
             let ops: Vec<_> = measured.readings.iter().map(|r| r.op).collect();
             assert_eq!(ops, [Op::TestAge, Op::Age]);
-            assert!(measured.readings.iter().all(|r| r.value > 0.0));
+            let per_gfn = |ns: f64| ns > 0.0 && ns * SMALL_SLOT as f64 <= most_ns;
+            assert!(measured.readings.iter().all(|r| per_gfn(r.value)));
             assert_eq!(cell.params.range_pages, cell.params.slot_pages);
+            assert_eq!(cell.params.empty_share, Some(0.99));
         }
+    }
+
+    #[test]
+    fn a_page_that_is_young_is_no_part_of_the_figures() {
+        let plan = plan();
+        let mut cell = EmptyCell::new(&plan, "rwlock-write", &grids(&plan)[0], 0.99);
+        cell.slot_pages = 1 << 12;
+        cell.prepare().unwrap();
+        let mut tools = Tools::of_tests();
+        assert!(cell.measure(&mut tools).is_ok());
+        let all = cell.slot_pages;
+        cell.mapped
+            .borrow()
+            .as_ref()
+            .unwrap()
+            .set_young(0, all, 1.0);
+        assert!(cell.measure(&mut tools).is_err());
+    }
+
+    #[test]
+    fn a_full_run_has_a_slot_whose_heads_no_cache_holds() {
+        let mut plan = plan();
+        plan.scale = Scale::Full;
+        plan.caches.llc_bytes = 16 << 20;
+        let grids = grids(&plan);
+        let large = grids.iter().find(|grid| grid.cache == Cache::Cold).unwrap();
+        assert!(large.slot_pages * HEAD_BYTES >= 2 * plan.caches.llc_bytes);
+        assert!(large.empty_shares.contains(&0.99));
     }
 }

@@ -176,22 +176,28 @@ mod tests {
     #[test]
     fn an_rmap_takes_its_head_its_sptes_and_its_descriptors() {
         // Other tests may allocate or count meanwhile, not every time.
-        let takes = |mix: Mix, least: f64, most: f64| {
+        let takes = |mix: Mix, least: f64, most: f64, sptes: f64| {
             let bytes = |_| {
                 let mut cell = MemoryCell {
                     scheme: "rwlock-write".to_owned(),
                     mix,
                 };
                 let mut tools = Tools::of_tests();
-                Some(cell.measure(&mut tools).ok()?.readings[0].value)
+                let readings = cell.measure(&mut tools).ok()?.readings;
+                let [all, index] = [0, 1].map(|at: usize| readings[at].value);
+                // What an index takes is the rest beside the SPTEs.
+                assert!((all - index - sptes).abs() < 1e-9, "{all} {index}");
+                Some(all)
             };
             let mut counted = (0..100).filter_map(bytes);
             counted.any(|bytes| (least..most).contains(&bytes))
         };
         // 8 for the head and 8 for the SPTE, and little for the levels above.
-        assert!(takes(&[(1, 100)], 16.0, 18.0));
+        assert!(takes(&[(1, 100)], 16.0, 18.0, 8.0));
         // And a descriptor of 128 bytes with its block's header, and another SPTE.
-        assert!(takes(&[(2, 100)], 160.0, 180.0));
+        assert!(takes(&[(2, 100)], 160.0, 180.0, 16.0));
+        // A mapped page also bears the head and the room of one that is not.
+        assert!(takes(&[(0, 50), (1, 50)], 32.0, 36.0, 8.0));
     }
 
     #[test]

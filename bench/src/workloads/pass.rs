@@ -307,6 +307,57 @@ mod tests {
     }
 
     #[test]
+    fn a_round_begins_unmapped_and_ends_with_every_page_faulted_in() {
+        let mut plan = plan();
+        if plan.cpus.as_slice().len() < 2 {
+            return;
+        }
+        plan.vm_pages = 600;
+        // Something else is mapped before.
+        let vm = Vm::build("bitlock", plan.vm_pages, 2).unwrap();
+        let vm = Rc::new(RefCell::new(Some(vm)));
+        let mut cell = PassCell::new(&plan, "bitlock", 1, 0, 1, Rc::clone(&vm)).unwrap();
+        cell.measure(&mut Tools::of_tests()).unwrap();
+        let vm = vm.borrow();
+        let len = |gfn| {
+            let mmu = vm.as_ref().unwrap().mmu();
+            mmu.chain_len(rmap::Gfn(gfn), rmap::Level::Size4K).unwrap()
+        };
+        assert!((0..plan.vm_pages).all(|gfn| len(gfn) == 1));
+    }
+
+    #[test]
+    fn a_vcpu_has_its_cpu_with_and_without_the_ager() {
+        let mut plan = plan();
+        plan.cpus = crate::cpus::CpuList::from_cpus(vec![4, 2, 7]).unwrap();
+        let cpus = |agers| {
+            let cell = PassCell::new(&plan, "bitlock", 1, agers, 2, Rc::default());
+            cell.unwrap().cpus
+        };
+        assert_eq!((cpus(0), cpus(AGERS)), (vec![2, 7], vec![4, 2, 7]));
+    }
+
+    #[test]
+    fn an_ager_goes_over_all_pages_until_the_last_vcpu_is_done() {
+        let vm = Vm::build("rwlock-write", 256, 1).unwrap();
+        let running = AtomicUsize::new(1);
+        let late = std::time::Duration::from_millis(30);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(late);
+                drop(Done(&running));
+            });
+            let (gfns, ns) = age(vm.mmu(), Clock::calibrate(), 256, &running);
+            // Calibrating took a part of it.
+            assert!(
+                gfns > 256 && ns >= late.as_nanos() as f64 * 0.1,
+                "{gfns} {ns}"
+            );
+        });
+        assert!(!vm.mmu().test_age(vm::range(0, 256)).young);
+    }
+
+    #[test]
     fn the_time_of_a_pass_is_that_of_the_passes_made() {
         let disturbance = || ThreadDisturbance {
             involuntary_switches: report::Observed::Value(0),

@@ -204,3 +204,59 @@ pub fn walk(op: Op, repeats: u32, ground: &Ground) -> Result<()> {
 fn turn(starts: &[u64], mut callback: impl FnMut(u64) -> bool) -> u64 {
     starts.iter().map(|&start| u64::from(callback(start))).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: u64 = 1024;
+
+    fn ground(range_pages: u64) -> (Ground, Track) {
+        let mut ground = Ground::new("rwlock-write", 1, PAGES, range_pages, 0);
+        let mut track = Track::new(0);
+        ground.build().unwrap();
+        ground.enter(&mut track);
+        (ground, track)
+    }
+
+    #[test]
+    fn a_walk_does_what_its_operation_says() {
+        let (ground, _) = ground(1);
+        let young = || {
+            let (vm, _) = ground.way().unwrap();
+            vm.mmu().test_age(vm::range(0, PAGES)).young
+        };
+        walk(Op::TestAge, 2, &ground).unwrap();
+        assert!(young());
+        walk(Op::Age, 1, &ground).unwrap();
+        assert!(!young());
+        assert!(walk(Op::Fault, 1, &ground).is_err());
+    }
+
+    #[test]
+    fn figures_are_those_of_one_callback_or_of_one_page() {
+        for (range_pages, metric) in [(1, "ns_per_callback"), (64, "ns_per_gfn")] {
+            let (mut ground, mut track) = ground(range_pages);
+            let mut passes = Passes::new(Clock::calibrate());
+            let mut tools = Tools::of_tests();
+            let timing = Timing {
+                op: Op::Age,
+                young_share: 0.0,
+                repeatable: false,
+            };
+            // One pass is timed and one counted.
+            let begun = Instant::now();
+            let reading = passes.run(timing, &mut ground, &mut track, &mut tools);
+            let most_ns = begun.elapsed().as_nanos() as f64;
+            let reading = reading.unwrap();
+            assert_eq!(reading.metric, metric);
+            let pass_ns = reading.value * PAGES as f64;
+            assert!(pass_ns > 0.0 && pass_ns <= most_ns, "{pass_ns} {most_ns}");
+            let counted = reading.counters.iter().find(|c| c.0 == "task-clock-ns");
+            if let Some(ns) = counted.and_then(|c| c.1.value()) {
+                let pass_ns = ns * ground.callbacks() as f64;
+                assert!(pass_ns <= most_ns, "{pass_ns} {most_ns}");
+            }
+        }
+    }
+}

@@ -163,4 +163,23 @@ mod tests {
         assert!(reading.value > 0.0);
         assert_eq!(measured.threads.len(), 2);
     }
+
+    #[test]
+    fn a_turn_is_two_transfers() {
+        let (ball, clock) = (Ball::default(), Clock::calibrate());
+        let time = Duration::from_millis(5);
+        let batches = std::thread::scope(|scope| {
+            scope.spawn(|| give_back(&ball));
+            let start = clock.now();
+            let batches = serve(&ball, clock, time, Vec::with_capacity(MOST_BATCHES));
+            let all_ns = clock.elapsed_ns(start, clock.now());
+            (batches, all_ns)
+        });
+        let (batches, all_ns) = batches;
+        let transfers_ns = batches.iter().sum::<f64>() * (2 * BATCH) as f64;
+        assert!(
+            transfers_ns > 0.0 && transfers_ns <= all_ns,
+            "{transfers_ns} {all_ns}"
+        );
+    }
 }

@@ -122,6 +122,8 @@ pub fn mapping(gfn: u64, alias: u32) -> Mapping {
 
 #[cfg(test)]
 mod tests {
+    use rmap::memslot::Memslots;
+
     use super::*;
 
     #[test]
@@ -140,6 +142,27 @@ mod tests {
         );
         assert_eq!(resident_bytes(512, 1), 512 * 8 + 4096);
         assert_eq!(resident_bytes(513, 2), 513 * 136 + 4 * 4096);
+    }
+
+    #[test]
+    fn a_chains_sptes_lie_at_one_index_of_different_shadow_pages() {
+        let slots = Memslots::without_heads(&mmu_lock::config(1024, 3)).unwrap();
+        let place = |gfn, alias| {
+            let spte = slots.slot(Gfn(gfn)).unwrap().spte(mapping(gfn, alias));
+            let address = spte.unwrap().addr().get() as u64;
+            (
+                address / SHADOW_PAGE.0,
+                address % SHADOW_PAGE.0 / WORD_BYTES,
+            )
+        };
+        for gfn in [0, 1, 511, 512, 1023] {
+            let [one, two, three] = [0, 1, 2].map(|alias| place(gfn, alias));
+            assert!([one, two, three].iter().all(|p| p.1 == gfn % SHADOW_PAGE.1));
+            assert!(one.0 != two.0 && two.0 != three.0 && three.0 != one.0);
+        }
+        // And the SPTEs of 512 pages in one.
+        assert_eq!(place(0, 1).0, place(511, 1).0);
+        assert_ne!(place(511, 1).0, place(512, 1).0);
     }
 
     #[test]

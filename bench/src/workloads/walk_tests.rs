@@ -190,3 +190,49 @@ fn quick_has_the_chain_lengths_the_comparison_interpolates_between() {
     assert_eq!(chains(Cache::Hot), [0, 1, 2, 4, 14, 15, 16, 64, 200, 256]);
     assert_eq!(chains(Cache::Cold), [1, 16, 64]);
 }
+
+#[test]
+fn a_full_run_has_every_length_range_level_and_cache() {
+    let mut plan = small_plan(&[]);
+    (plan.chain_lengths, plan.scale) = (None, Scale::Full);
+    plan.schemes = vec!["bitlock".to_owned()];
+    let cells = Walk.cells(&plan).unwrap();
+    let sorted = |of: fn(&Params) -> Option<u64>| -> Vec<u64> {
+        let values: std::collections::BTreeSet<_> =
+            cells.iter().filter_map(|c| of(&c.params)).collect();
+        values.into_iter().collect()
+    };
+    let hot_pages = |p: &Params| p.cache == Some(Cache::Hot) && p.range_pages == Some(1);
+    let chains = cells.iter().filter(|c| hot_pages(&c.params));
+    let mut chains: Vec<_> = chains.filter_map(|c| c.params.chain_len).collect();
+    chains.dedup();
+    assert!(chains.starts_with(&ALL_CHAINS), "{chains:?}");
+    assert_eq!((ALL_CHAINS[0], ALL_CHAINS[13]), (0, 1000));
+    let ranges = sorted(|p| p.range_pages.filter(|_| p.level == Some(1)));
+    assert_eq!(ranges, [1, 8, 64, 512, WHOLE_SLOT]);
+    let is_whole = |p: &Params| p.range_pages == p.slot_pages && p.level == Some(1);
+    assert!(cells.iter().any(|c| is_whole(&c.params)));
+    assert_eq!(sorted(|p| p.level.map(u64::from)), [1, 2, 3]);
+    for cache in [Cache::Hot, Cache::Swept, Cache::Llc, Cache::Cold] {
+        assert!(cells.iter().any(|c| c.params.cache == Some(cache)));
+    }
+}
+
+#[test]
+fn a_cold_set_has_left_the_caches_before_every_round() {
+    let plan = small_plan(&[]);
+    let grid = Grid::new(Cache::Cold, &[OLD], 1, &[1]);
+    let mut cells = Vec::new();
+    add_cells(&mut cells, &plan, "rwlock-write", &grid, 1, 0);
+    let mut cell = cells.remove(0);
+    cell.prepare().unwrap();
+    let mut tools = Tools::of_tests();
+    for _ in 0..3 {
+        let (before, entered) = (tools.evictor.read_bytes(), cell.track.entered());
+        cell.measure(&mut tools).unwrap();
+        let segments = cell.track.entered() - entered;
+        let own = segments * cell.ground.borrow().walked_bytes_per_segment();
+        let others = tools.evictor.read_bytes() - before - own;
+        assert_eq!(others, 2 * crate::workload::LLC_OF_TESTS);
+    }
+}

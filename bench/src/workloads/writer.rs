@@ -264,4 +264,27 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn operations_do_what_they_are_called_and_a_pass_leaves_the_chains_as_they_were() {
+        let mut cell = WriterCell::new(&plan(), "bitlock", 3);
+        cell.prepare().unwrap();
+        let vm = cell.vm.take().unwrap();
+        let all_have = |len| {
+            let of = |gfn| vm.mmu().chain_len(Gfn(gfn), Level::Size4K).unwrap();
+            (0..GFNS).all(|gfn| of(gfn) == len)
+        };
+        cell.draw();
+        for (op, left) in OPS.into_iter().zip([3, 2, 3, 0]) {
+            cell.run_all(&vm, op).unwrap();
+            assert!(all_have(left), "{op}");
+        }
+        cell.map_again(&vm).unwrap();
+        let begun = Instant::now();
+        cell.pass(&vm).unwrap();
+        let most_ns = begun.elapsed().as_nanos() as f64;
+        assert!(all_have(3));
+        let pass_ns = cell.ns.iter().flatten().sum::<f64>() * GFNS as f64;
+        assert!(pass_ns <= most_ns, "{pass_ns} {most_ns}");
+    }
 }

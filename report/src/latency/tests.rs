@@ -24,6 +24,15 @@ fn an_encoding_that_contradicts_its_summary_is_refused() {
     assert!(serde_json::from_str::<Latency>(&json.replace("HI", "??")).is_err());
 }
 
+#[test]
+fn a_quantile_is_no_maximum() {
+    let mut latency = Latency::new();
+    (1..=1000).for_each(|ns| latency.record_ns(ns));
+    let s = latency.summary();
+    let told = [s.p50_ns, s.p90_ns, s.p99_ns, s.p999_ns, s.max_ns];
+    assert_eq!(told, [500, 900, 990, 999, 1000]);
+}
+
 /// Latencies over the whole range, few and many.
 fn scattered() -> [Latency; 2] {
     let mut both = [Latency::new(), Latency::default()];

@@ -165,6 +165,9 @@ mod tests {
         // Dealt by hand: of the 10 ways to choose 2 of {1, 2.5, 2.5, 4, 5}, 3 have
         // a sum at least as far from 6 as 3.5 has.
         close(mann_whitney_p(&[1.0, 2.0], &[2.0, 3.0, 4.0]), 0.3, 1e-12);
+        // The ranks 1 and 6 of {1, 3, 3, 3, 5, 6} have the sum in the middle.
+        let tied = mann_whitney_p(&[1.0, 4.0], &[2.0, 2.0, 2.0, 3.0]);
+        close(tied, 1.0, 1e-12);
     }
 
     #[test]
@@ -173,6 +176,11 @@ mod tests {
         let (ranks, sum) = doubled_ranks(&a, &b);
         let (exact, normal) = (exact_p(&ranks, 32, sum), normal_p(&ranks, 32, sum));
         assert!((exact - normal).abs() < 1e-3, "{exact} {normal}");
+        // Where half a rank more or less would show.
+        let b: Vec<f64> = run(5, 36).iter().map(|v| v + 0.5).collect();
+        let (ranks, sum) = doubled_ranks(&a, &b);
+        let (exact, normal) = (exact_p(&ranks, 32, sum), normal_p(&ranks, 32, sum));
+        assert!((exact - normal).abs() < 5e-4, "{exact} {normal}");
         close(Some(both_tails(1.959_964)), 0.05, 1e-6);
     }
 

@@ -302,3 +302,80 @@ fn describe_words(params: &Params) -> Vec<String> {
     }));
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Observed, schema::Cache};
+
+    fn cell(params: Params) -> BenchRecord {
+        BenchRecord {
+            workload: "walk".to_owned(),
+            scheme: "bitlock".to_owned(),
+            op: Op::Age,
+            metric: "ns_per_gfn".to_owned(),
+            params,
+            rounds: vec![2.0; 6],
+            summary: Observed::Value(Summary::of(&[2.0; 6]).unwrap()),
+            latency: None,
+            counts: None,
+            counters: Default::default(),
+            spoiled: None,
+        }
+    }
+
+    #[test]
+    fn every_parameter_that_tells_cells_apart_is_in_words() {
+        let walk = Params {
+            chain_len: Some(16),
+            cache: Some(Cache::Cold),
+            young_share: Some(0.5),
+            range_pages: Some(64),
+            level: Some(2),
+            slot_pages: Some(4096),
+            ..Params::default()
+        };
+        let words = "16 SPTEs, cold, 50 % young, 64 pages, level 2";
+        assert_eq!(describe(&walk), words);
+        let empty = Params {
+            empty_share: Some(0.99),
+            range_pages: Some(4096),
+            slot_pages: Some(4096),
+            ..Params::default()
+        };
+        assert_eq!(describe(&empty), "99 % empty, whole slot of 4,096");
+        let beside = Params {
+            aging: Some("back_to_back".to_owned()),
+            load: Some("paced".to_owned()),
+            agers: Some(1),
+            vcpus: Some(2),
+            op_interval_ns: Some(20_000),
+            ..Params::default()
+        };
+        let words = "aging back to back, paced, 1 ager, 2 vCPUs, every 20.0 µs";
+        assert_eq!(describe(&beside), words);
+    }
+
+    #[test]
+    fn a_spoiled_figure_is_marked_and_the_table_says_why() {
+        let (sound, mut spoiled) = (cell(Params::default()), cell(Params::default()));
+        spoiled.scheme = "rcu".to_owned();
+        spoiled.spoiled = Some("other work".to_owned());
+        let table = rounds_table("walk", "ns_per_gfn", Op::Age, &[&sound, &spoiled]);
+        let marked: Vec<_> = table.rows().iter().map(|r| r[1].contains('!')).collect();
+        assert_eq!(marked, [false, true]);
+        let why = |note: &String| note.contains("spoiled: other work");
+        assert!(table.notes().iter().any(why), "{:?}", table.notes());
+    }
+
+    #[test]
+    fn from_when_a_latency_counts_is_in_the_title() {
+        let title = |metric| {
+            let table = latency_table("interference", metric, Op::Fault, &[]);
+            table.title().to_owned()
+        };
+        assert!(title("due_p50_ns").contains("from when it was due"));
+        assert!(title("closed_p50_ns").contains("closed loop"));
+        assert!(title("kept_out_max_ns").contains("kept out"));
+    }
+}
