@@ -52,11 +52,11 @@ fn vm(records: &[Record], cell: &CallbackRecord) -> (u32, String) {
         return (u32::MAX, "no recorded VM".to_owned());
     };
     let is_it = |vm: &&VmRecord| (vm.run, vm.vm) == (cell.run, number);
-    let vms = records.iter().filter_map(|r| match r {
+    let mut vms = records.iter().filter_map(|r| match r {
         Record::Vm(vm) => Some(vm),
         _ => None,
     });
-    let Some(vm) = vms.filter(is_it).next() else {
+    let Some(vm) = vms.find(is_it) else {
         return (cell.run, format!("VM {number} of run {}", cell.run));
     };
     let comm = vm.comm.value().map_or("?", String::as_str);
