@@ -140,7 +140,8 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
             let (bench, profile) = (directive.file("bench")?, directive.file("profile")?);
             let mut comparison = compare::compare(&bench, &profile, None)?;
             comparison.keep_schemes(&directive.list("schemes"));
-            (comparison.tables(), Vec::new())
+            let tables = comparison.tables_where(|title| directive.wanted(title));
+            (tables, Vec::new())
         }
         "tables" => {
             let file = directive.file("result")?;

@@ -89,6 +89,15 @@ impl SampledMean {
     pub fn half_ns(&self) -> f64 {
         self.high_ns - self.mean_ns
     }
+
+    /// The mean of one of `parts` equal parts.
+    pub fn over(&self, parts: f64) -> Self {
+        Self {
+            mean_ns: self.mean_ns / parts,
+            low_ns: self.low_ns / parts,
+            high_ns: self.high_ns / parts,
+        }
+    }
 }
 
 /// The 95 % interval of a Poisson mean after `count` events (Byar's

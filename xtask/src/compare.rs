@@ -47,6 +47,12 @@ pub(crate) struct Options {
 
 /// Measures what is missing and prints the comparison.
 pub(crate) fn run(options: &Options) -> Outcome {
+    if options.format == crate::report::Style::Benchstat {
+        bail!(
+            "--format benchstat: a comparison has no lines for benchstat; give it those of \
+             `cargo xtask report --format benchstat FILE` for each of two bench results"
+        );
+    }
     if let Some(young) = options.young.filter(|y| !(0.0..=1.0).contains(y)) {
         bail!("--young {young}: a share lies between 0 and 1");
     }
@@ -57,6 +63,9 @@ pub(crate) fn run(options: &Options) -> Outcome {
             one.display()
         ),
         [a, b, ..] => {
+            if is_same(a, b) {
+                bail!("{} and {} are one file; name two", a.display(), b.display());
+            }
             let (a, b) = (ResultFile::read(a)?, ResultFile::read(b)?);
             match (a.context.kind, b.context.kind) {
                 (ResultKind::Bench, ResultKind::Bench) => return runs(options, &a, &b),
@@ -89,7 +98,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
     }
     ::report::say!("bench:   {}", bench.path.display());
     ::report::say!("profile: {}", profile.path.display());
-    ::report::say!("cargo xtask report FILE prints all tables of one of them");
+    ::report::say!("--schemes NAME,… prints fewer; cargo xtask report FILE all tables of one file");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,6 +136,10 @@ fn beside(
     ::report::say!("baseline: {}", base.path.display());
     ::report::say!("now:      {}", new.path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn sides(a: ResultFile, b: ResultFile) -> (ResultFile, ResultFile) {

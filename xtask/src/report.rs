@@ -18,14 +18,14 @@ use crate::{Outcome, process, results};
 /// The JSON Schema of result files, generated from the types.
 const SCHEMA: &str = "report/schema.json";
 
-/// Without files: renders the tables inside README.md, docs/ and results/ anew
-/// from the results they name, and the schema from the types.
+/// Without files: writes the tables inside README.md, docs/ and results/ anew
+/// from the results they name, and the schema from the types; --check only looks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Result files to print or to draw
     files: Vec<PathBuf>,
     /// How to print them
-    #[arg(long, value_enum, default_value_t = Style::Text)]
+    #[arg(long, value_enum, default_value_t = Style::Text, conflicts_with = "html")]
     format: Style,
     /// Draw a page of them: without files, of the newest runs, and of the
     /// committed ones where there is no run
@@ -144,12 +144,21 @@ fn draw(options: &Options) -> Result<()> {
     } else {
         options.output.clone()
     };
+    may_replace(&output)?;
     let folder = output
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
+    if output.starts_with(process::workspace().join("results/runs")) {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    } else if !folder.is_dir() {
+        bail!(
+            "--output {}: there is no folder {}; make it or name another",
+            output.display(),
+            folder.display()
+        );
+    }
     let failed = || {
         format!(
             "cannot write the page {}; name another file with --output",
@@ -167,6 +176,29 @@ fn draw(options: &Options) -> Result<()> {
         ::report::say!("drawn from {}", path.display());
     }
     ::report::out!("{}", output.display())?;
+    Ok(())
+}
+
+/// A page may be drawn anew; nothing else may be lost to one.
+fn may_replace(output: &Path) -> Result<()> {
+    use std::io::Read as _;
+    let name = output.display();
+    let mut file = match std::fs::File::open(output) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => {
+            file.with_context(|| format!("cannot read {name}, which the page would replace"))?
+        }
+    };
+    if file.metadata()?.is_dir() {
+        bail!("--output {name}: this is a folder; name a file in it");
+    }
+    let mut begins = [0; page::BEGINS.len()];
+    let is_page = file.read_exact(&mut begins).is_ok() && begins == *page::BEGINS.as_bytes();
+    if !is_page {
+        bail!(
+            "--output {name}: this file is no page of rmapscope's and is left alone; name another"
+        );
+    }
     Ok(())
 }
 
@@ -303,6 +335,20 @@ mod tests {
             ["(15x)", "20%."]
         );
         assert!(figures_typed_by_hand("Linux 6.15 has 14 entries").is_empty());
+    }
+
+    #[test]
+    fn a_page_replaces_nothing_but_a_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        assert!(may_replace(&path).is_ok());
+        std::fs::write(&path, page::render(&[]).unwrap()).unwrap();
+        assert!(may_replace(&path).is_ok());
+        std::fs::write(&path, "# somebody's notes").unwrap();
+        let refused = may_replace(&path).unwrap_err().to_string();
+        assert!(refused.contains("left alone"), "{refused}");
+        let refused = may_replace(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("is a folder"), "{refused}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Row;
+use super::{Row, looks_at_all};
 use crate::{
     Observed, ResultFile,
     schema::{Cache, CallbackKind, CallbackRecord, ChainLen, Record},
@@ -39,6 +39,9 @@ pub struct Saving {
     pub ns: BTreeMap<Cache, (f64, f64)>,
     /// Mean time of the real callbacks it is held against, nanoseconds.
     pub real_ns: f64,
+    /// Their share of the callbacks that the kernel's own scheme has rows for: chains that
+    /// the scheme was not measured at are left out on both sides.
+    pub covered_share: f64,
 }
 
 /// Sums over the callbacks of a kind that a row may be about.
@@ -138,7 +141,12 @@ fn of_kind(profile: &ResultFile, kind: CallbackKind) -> Vec<Part> {
     }
     let together =
         || Observed::missing("samples do not tell it from the rest of what is outside the walk");
+    let inside = sums.rmap.saturating_add(sums.age_gfn);
     vec![
+        part(
+            "all of the callback",
+            sums.sampled(sums.notifier.saturating_add(inside)),
+        ),
         part(
             "notifier list, SRCU, memslot lookup and lock wait together",
             sums.sampled(sums.notifier),
@@ -165,6 +173,7 @@ fn timed(sums: &Sums, part: &dyn Fn(&str, Observed<[f64; 3]>) -> Part) -> Vec<Pa
     let tdp = sums.tdp_ns.map(|ns| ns / sums.timed as f64);
     let one_time = || Observed::missing("one time stands for all that comes before the walk");
     vec![
+        part("all of the callback", exact(total)),
         part(
             "notifier list, SRCU, memslot lookup and lock wait together",
             wait.map_or_else(no_wait, exact),
@@ -237,9 +246,16 @@ pub(super) fn changes(rows: &[Row], own: Option<&str>) -> Vec<Saving> {
                 .filter_map(|cache| Some((cache, difference(&pairs, cache)?)))
                 .collect(),
             real_ns: pairs.iter().map(|(r, _)| real(r)).sum::<f64>() / callbacks.max(1.0),
+            covered_share: callbacks / all_of_own(rows, own, row.kind).max(1.0),
         });
     }
     found
+}
+
+/// The callbacks of a kind that the kernel's own scheme has rows for.
+fn all_of_own(rows: &[Row], own: &str, kind: CallbackKind) -> f64 {
+    let of_own = rows.iter().filter(|r| r.kind == kind && r.scheme == own);
+    of_own.map(|r| r.real.callbacks as f64).sum()
 }
 
 fn difference(pairs: &[(&Row, &Row)], cache: Cache) -> Option<(f64, f64)> {
@@ -284,6 +300,12 @@ pub(super) fn parts_table(parts: &[Part]) -> Table {
         };
         table.row(vec![part.kind.to_string(), part.part.clone(), shown]);
     }
+    if !table.is_empty() {
+        table.note(
+            "Parts and all of them as they were recorded: a mean of samples is that of every rate \
+             together, which is above the one at rate zero by what the sampling itself costs.",
+        );
+    }
     reasons.into_iter().for_each(|reason| table.note(reason));
     table
 }
@@ -302,13 +324,19 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
     for change in changes {
         let shown = |difference: Option<&(f64, f64)>| match difference {
             None => "-".to_owned(),
-            Some((ns, half)) if ns.abs() <= *half => "~".to_owned(),
+            Some((ns, half)) if ns.abs() <= *half => format!("{ns:+.1} ±{half:.1} (~)"),
             Some((ns, half)) => {
                 let share = signed_percent(*ns, change.real_ns);
                 format!("{ns:+.1} ±{half:.1} ({share})")
             }
         };
-        let mut row = vec![change.kind.to_string(), change.scheme.clone()];
+        let mark = if looks_at_all(&change.scheme) {
+            ""
+        } else {
+            " †"
+        };
+        let name = format!("{}{mark}", change.scheme);
+        let mut row = vec![change.kind.to_string(), name];
         row.extend(caches.iter().map(|cache| shown(change.ns.get(cache))));
         row.push(format!("{:.0}", change.real_ns));
         table.row(row);
@@ -318,9 +346,35 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
             "Synthetic time of the scheme less that of {}, what the kernel does, by the state of \
              the caches, over the recorded ranges and chain lengths, ± half of the 95 % interval; \
              in brackets as a share of the real callback (of). ~: the interval includes no change. \
-             It is the uncontended walk: what waiting for a lock costs is in neither side.",
+             It is the uncontended walk: what waiting for a lock costs is in neither side, but what \
+             taking one costs is in the schemes that do. Not of llc and cold caches: there two \
+             builds of one walk differ by more than schemes do.",
             own.unwrap_or("the kernel's own scheme")
         ));
+        table.note(
+            "The shares are of this recording's mix of chain lengths, which is what its guests \
+             were set to; another host's mix gives others.",
+        );
+        let shown: usize = changes.iter().map(|change| change.ns.len()).sum();
+        table.note(format!(
+            "Of these {shown} intervals one in twenty leaves out the truth."
+        ));
+        for change in changes.iter().filter(|c| c.covered_share < 1.0) {
+            table.note(format!(
+                "{} under {}: only of the {:.0} % of these callbacks at whose chain lengths it was \
+                 measured.",
+                change.kind,
+                change.scheme,
+                change.covered_share * 100.0
+            ));
+        }
+        if changes.iter().any(|change| !looks_at_all(&change.scheme)) {
+            table.note(LOOKS_AWAY);
+        }
     }
     table
 }
+
+/// What the mark at such a scheme means.
+pub(super) const LOOKS_AWAY: &str = "† is cheap because it does not look at the chains it should: \
+    it reports pages old that are not. What it saves is no saving.";

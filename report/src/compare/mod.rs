@@ -168,6 +168,16 @@ pub struct Comparison {
     pub changes: Vec<Saving>,
     /// How fast the cores were while each side was measured, as far as it was watched.
     pub cores: Vec<String>,
+    /// What measured each side, when, and in which file.
+    pub sources: Vec<String>,
+}
+
+/// Schemes that report pages old on whose chains they did not look.
+const LOOK_AWAY: [&str; 2] = ["single-skip", "tiered-was-fast"];
+
+/// Whether a scheme looks at every chain; one that does not is cheap for that alone.
+pub fn looks_at_all(scheme: &str) -> bool {
+    !LOOK_AWAY.contains(&scheme)
 }
 
 /// The scheme a kernel's own aging corresponds to.
@@ -186,6 +196,24 @@ fn cores(bench: &ResultFile, profile: &ResultFile) -> Vec<String> {
         .filter_map(|(side, file)| {
             let looks = summary::cores(&file.end.disturbance)?;
             Some(format!("cores of the {side} side: {looks}."))
+        })
+        .collect()
+}
+
+/// Where each side comes from.
+fn sources(bench: &ResultFile, profile: &ResultFile) -> Vec<String> {
+    [("synthetic", bench), ("real", profile)]
+        .into_iter()
+        .map(|(side, file)| {
+            let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+            let revision = file.context.tool.git_revision.value();
+            format!(
+                "{side} side: {name}, {}, by rmapscope {} ({}): {}.",
+                file.context.created_utc,
+                file.context.tool.version,
+                revision.map_or("unknown revision", String::as_str),
+                file.context.command.join(" ")
+            )
         })
         .collect()
 }
@@ -260,6 +288,7 @@ pub fn compare(
         parts: gap::parts(profile, &rows),
         changes: gap::changes(&rows, kernel_scheme(&profile.context.host)),
         cores: cores(bench, profile),
+        sources: sources(bench, profile),
         rows,
         rate_hz: real::rate_hz(profile),
         callbacks_left_out,

@@ -8,7 +8,7 @@
 
 use serde::Serialize;
 
-use super::{Curve, Row, synthetic::op_of};
+use super::{Curve, Row, synthetic::op_of, tables::mark};
 use crate::{
     Observed,
     schema::{Cache, CallbackKind},
@@ -205,15 +205,31 @@ fn model(kind: CallbackKind, side: &Side, points: &[Measured]) -> Option<CostMod
 /// The title of the table of models.
 pub const TITLE: &str = "What one more SPTE on a chain costs, and what a callback costs without";
 
+/// A side under its name, marked as in the other tables.
+fn named(side: &Side, own: Option<&str>) -> String {
+    match side {
+        Side::Real => side.to_string(),
+        Side::Synthetic(scheme, cache) => format!("{scheme}{}, {cache}", mark(scheme, own)),
+    }
+}
+
+fn of_fewer(points: u32, most: u32) -> String {
+    if points == most {
+        String::new()
+    } else {
+        format!(" ({points} points)")
+    }
+}
+
 /// The models as a table.
-pub(super) fn table(models: &[CostModel]) -> Table {
+pub(super) fn table(models: &[CostModel], own: Option<&str>) -> Table {
     let mut columns = vec![
         Column::text("callback"),
         Column::text("side"),
         Column::number("per SPTE (ns)"),
         Column::number("one gfn (ns)"),
-        Column::number("points"),
     ];
+    let most = models.iter().map(|model| model.points).max().unwrap_or(0);
     let are_told_apart = models.iter().any(|model| model.fixed.value().is_some());
     if are_told_apart {
         columns.extend(["fixed (ns)", "per gfn (ns)"].map(Column::number));
@@ -233,10 +249,9 @@ pub(super) fn table(models: &[CostModel]) -> Table {
         }
         let mut row = vec![
             model.kind.to_string(),
-            model.side.to_string(),
+            named(&model.side, own) + &of_fewer(model.points, most),
             model.per_spte.to_string(),
             model.one_gfn.to_string(),
-            model.points.to_string(),
         ];
         if are_told_apart {
             row.extend([part(&model.fixed), part(&model.per_gfn)]);
@@ -244,13 +259,14 @@ pub(super) fn table(models: &[CostModel]) -> Table {
         table.row(row);
     }
     if !table.is_empty() {
-        table.note(
+        table.note(format!(
             "A linear model of the cost of a callback: fixed, plus per gfn times the pages of its \
              range, plus per SPTE times the SPTEs on their chains; one gfn is fixed and per gfn \
-             together. Fitted to the chain lengths of the real side (points), weighted by \
-             precision, ± half of the 95 % interval; where the costs are not linear the interval is \
-             wider for it.",
-        );
+             together. Fitted to ranges and chain lengths of the real side, {most} points or as many \
+             as are named, weighted by precision, ± half of the 95 % interval; where the costs are \
+             not linear the interval is wider for it, and a negative cost says that they are not: \
+             read the single rows then.",
+        ));
         reasons.into_iter().for_each(|reason| table.note(reason));
     }
     table

@@ -1,6 +1,6 @@
 //! The comparison as tables.
 
-use super::{Comparison, Row, gap, model};
+use super::{Comparison, Row, gap, looks_at_all, model};
 use crate::{
     schema::{Cache, CallbackKind},
     stats::SampledMean,
@@ -11,20 +11,24 @@ use crate::{
 type Group = (CallbackKind, bool);
 
 impl Comparison {
-    /// Per callback kind and range the kernel's own callbacks and the synthetic ones
-    /// beside them, then the cost models, the parts and the changes; what their columns
-    /// mean stands below the last.
+    /// Per callback kind and range the kernel's own callbacks; the cost models, the changes
+    /// and the parts; then the synthetic callbacks beside the kernel's own, one by one. What
+    /// their columns mean stands below the last.
     pub fn tables(&self) -> Vec<Table> {
+        self.tables_where(|_| true)
+    }
+
+    /// Those of the tables whose titles `is_wanted` accepts.
+    pub fn tables_where(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Table> {
         let mut groups: Vec<Group> = self.rows.iter().map(group).collect();
         groups.dedup();
-        let of_group = |group| [self.real_table(group), self.beside_table(group)];
-        let mut tables: Vec<Table> = groups.into_iter().flat_map(of_group).collect();
-        let others = [
-            model::table(&self.models),
-            gap::parts_table(&self.parts),
-            gap::changes_table(&self.changes, self.kernel_scheme),
-        ];
-        tables.extend(others.into_iter().filter(|table| !table.is_empty()));
+        let mut tables: Vec<Table> = groups.iter().map(|g| self.real_table(*g)).collect();
+        tables.push(model::table(&self.models, self.kernel_scheme));
+        tables.push(gap::changes_table(&self.changes, self.kernel_scheme));
+        tables.push(gap::parts_table(&self.parts));
+        // The longest come last.
+        tables.extend(groups.iter().map(|g| self.beside_table(*g)));
+        tables.retain(|table| !table.is_empty() && is_wanted(table.title()));
         if let Some(last) = tables.last_mut() {
             self.notes().into_iter().for_each(|note| last.note(note));
         }
@@ -61,7 +65,7 @@ impl Comparison {
                 row.real.samples.map_or_else(dash, count),
                 sampled(row.real.total),
                 sampled(row.real.walk),
-                per_spte.map_or_else(dash, |walk| figure(walk.mean_ns / sptes)),
+                sampled(per_spte.map(|walk| walk.over(sptes))),
             ]);
             table.row(cells);
         }
@@ -78,8 +82,7 @@ impl Comparison {
         let title = format!("{}: synthetic beside real", title(group));
         let mut table = Table::new(title, columns);
         for row in self.of_group(group) {
-            let own = Some(row.scheme.as_str()) == self.kernel_scheme;
-            let mark = if own { " *" } else { "" };
+            let mark = mark(&row.scheme, self.kernel_scheme);
             let ns = |cache: &Cache| row.at(*cache).map_or_else(dash, ToString::to_string);
             let ratio = |cache: &Cache| {
                 let ratio = row.ratio(*cache);
@@ -103,7 +106,8 @@ impl Comparison {
              the last-level cache holds and no other; with nothing cached. \
              callback: mean time of a real one; rmap part, real part: its time inside kvm_age_gfn or \
              kvm_test_age_gfn; both ± half of the 95 % interval. part/hot and so on: real part over \
-             synthetic callback.",
+             synthetic callback; part/SPTE: with all that the part costs before its first SPTE. \
+             On both sides the SPTEs of a chain lie at one index of different shadow pages of 4 KiB.",
             self.young.clear * 100.0,
             self.young.test * 100.0
         )];
@@ -134,6 +138,10 @@ impl Comparison {
         {
             notes.push(format!("* {scheme} is what the recorded kernel does."));
         }
+        if self.rows.iter().any(|row| !looks_at_all(&row.scheme)) {
+            notes.push(gap::LOOKS_AWAY.to_owned());
+        }
+        notes.extend(self.sources.iter().cloned());
         if self.bench_host.label == self.profile_host.label {
             notes.push(format!("host of both sides: {}.", self.bench_host.label));
         } else {
@@ -144,6 +152,17 @@ impl Comparison {
         notes.extend(self.cores.iter().cloned());
         notes.extend(self.profile_host.unusual.iter().map(|u| format!("{u}.")));
         notes
+    }
+}
+
+/// What follows the name of a scheme that is not one of many.
+pub(super) fn mark(scheme: &str, own: Option<&str>) -> &'static str {
+    if own == Some(scheme) {
+        " *"
+    } else if looks_at_all(scheme) {
+        ""
+    } else {
+        " †"
     }
 }
 

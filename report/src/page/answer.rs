@@ -2,7 +2,7 @@
 
 use super::{Sources, absent, html};
 use crate::{
-    compare::{Comparison, CostModel, Side},
+    compare::{self, Comparison, CostModel, Side},
     schema::{Cache, CallbackKind},
     summary,
     table::{Column, Table},
@@ -10,12 +10,13 @@ use crate::{
 
 /// How to read it.
 const READING: &str = "The first row is the kernel's own callbacks, from what was recorded at each \
-    chain length; the others are the model's, by the state of its caches (defined in the notes of \
-    the tables below). Hold the kernel's figure against the scheme marked *, which is what it \
+    chain length; the others are the model's, by the state of its caches (hot: everything cached; swept: over a set as large \
+    as the recorded guest; llc: in the last-level cache only; cold: nothing cached). Hold the kernel's figure against the scheme marked *, which is what it \
     does: where it lies between the columns says what a real walk finds in the caches. What \
-    another scheme would change is the difference between two rows of one column, and nothing \
-    where their intervals meet. Schemes that pass long chains over (single-skip, tiered-was-fast) \
-    are cheap here because they do not look: see the verdicts. Absolute times are this host's; ratios carry over better.";
+    one more SPTE costs under another scheme is another row of the same column, and the same \
+    where their intervals meet; what a whole callback would, for the recorded chain lengths, is \
+    the table of savings further down. A scheme with † is cheap because it passes chains over \
+    without looking. Absolute times are this host's; ratios carry over better.";
 
 /// What one more SPTE costs, first of all.
 pub(super) fn section(sources: &Sources<'_>) -> String {
@@ -81,7 +82,11 @@ fn table(kind: CallbackKind, models: &[&CostModel], own: Option<&str>) -> Table 
         table.row(cells);
     }
     for scheme in schemes {
-        let mark = if own == Some(scheme) { " *" } else { "" };
+        let mark = match own == Some(scheme) {
+            true => " *",
+            false if compare::looks_at_all(scheme) => "",
+            false => " †",
+        };
         let mut cells = vec![format!("{scheme}{mark}"), String::new()];
         cells.extend(caches.iter().map(|cache| {
             at(scheme, *cache).map_or_else(|| "-".to_owned(), |m| m.per_spte.to_string())

@@ -69,21 +69,13 @@ impl Mark {
                 y - 3
             ),
             Shape::Triangle => {
-                format!(
-                    "<path d=\"M{x} {} L{} {} L{} {1} Z\"/>",
-                    y - 5,
-                    x + 5,
-                    y + 4,
-                    x - 5
-                )
+                let (left, right, top, base) = (x - 5, x + 5, y - 5, y + 4);
+                format!("<path d=\"M{x} {top} L{right} {base} L{left} {base} Z\"/>")
             }
-            Shape::Diamond => format!(
-                "<path d=\"M{x} {} L{} {y} L{x} {} L{} {y} Z\"/>",
-                y - 7,
-                x + 7,
-                y + 7,
-                x - 7
-            ),
+            Shape::Diamond => {
+                let (left, right, top, bottom) = (x - 7, x + 7, y - 7, y + 7);
+                format!("<path d=\"M{x} {top} L{right} {y} L{x} {bottom} L{left} {y} Z\"/>")
+            }
         };
         let says = escaped(&self.says);
         format!(
@@ -129,4 +121,38 @@ pub(super) fn table<'a>(says: impl Iterator<Item = &'a str>) -> Table {
         table.row(vec![name.to_owned(), figures.to_owned()]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of a piece of SVG, in order.
+    fn numbers(svg: &str) -> Vec<i32> {
+        let parts = svg.split(|c: char| !c.is_ascii_digit() && c != '-');
+        parts.filter_map(|part| part.parse().ok()).collect()
+    }
+
+    #[test]
+    fn every_corner_of_a_mark_is_near_its_place() {
+        let at = (300, 700);
+        for shape in [Shape::Triangle, Shape::Diamond] {
+            let (series, hue, says) = (0, 0, String::new());
+            let mark = Mark {
+                at,
+                series,
+                hue,
+                shape,
+                says,
+            };
+            let svg = mark.svg();
+            let path = svg.split_once(" d=\"").expect("a path").1;
+            let corners = numbers(path.split_once('"').expect("its end").0);
+            assert!(corners.len() >= 6, "{svg}");
+            for corner in corners.chunks(2) {
+                let far = (corner[0] - at.0).abs().max((corner[1] - at.1).abs());
+                assert!(far <= 8, "{corner:?} of {}: {svg}", shape.class());
+            }
+        }
+    }
 }

@@ -122,8 +122,15 @@ pub fn render(files: &[ResultFile]) -> Result<String, PageError> {
          synthetic beside real. Point at a mark, or go to a figure with Tab and through its marks \
          with the arrow keys, for its exact figures.</p></header>\n<nav><ul>",
     );
+    body.push_str("<li><a href=\"#answer\">What one more SPTE costs</a></li>");
     for figure in &figures {
-        let link = format!("<a href=\"#{}\">{}</a>", figure.id, escaped(&figure.title));
+        let absent = if figure.parts.is_err() {
+            " (not here)"
+        } else {
+            ""
+        };
+        let title = escaped(&figure.title);
+        let link = format!("<a href=\"#{}\">{title}{absent}</a>", figure.id);
         body.push_str(&format!("<li>{link}</li>"));
     }
     body.push_str(
@@ -140,10 +147,14 @@ pub fn render(files: &[ResultFile]) -> Result<String, PageError> {
     Ok(document(&body))
 }
 
+/// How every page begins, which tells it from other files.
+pub const BEGINS: &str =
+    "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta name=\"generator\" content=\"rmapscope\">";
+
 fn document(body: &str) -> String {
     let hash = STANDARD.encode(Sha256::digest(SCRIPT.as_bytes()));
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+        "{BEGINS}\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
          style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

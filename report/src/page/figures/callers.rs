@@ -20,12 +20,12 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
                 continue;
             };
             by_caller.add(
-                cell.caller.to_string(),
+                (0, cell.caller.to_string()),
                 cell.kind.to_string(),
                 cell.callbacks,
             );
             by_vm.add(
-                vm_name(&file.records, cell),
+                vm(&file.records, cell),
                 cell.caller.to_string(),
                 cell.callbacks,
             );
@@ -46,28 +46,31 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
     ))
 }
 
-fn vm_name(records: &[Record], cell: &CallbackRecord) -> String {
+/// A VM's place and name, which are those of its process: runs may have it in common.
+fn vm(records: &[Record], cell: &CallbackRecord) -> (u32, String) {
     let Some(number) = cell.vm else {
-        return "no recorded VM".to_owned();
+        return (u32::MAX, "no recorded VM".to_owned());
     };
     let is_it = |vm: &&VmRecord| (vm.run, vm.vm) == (cell.run, number);
-    let vms = records.iter().filter_map(|r| match r {
+    let mut vms = records.iter().filter_map(|r| match r {
         Record::Vm(vm) => Some(vm),
         _ => None,
     });
-    let found = vms.filter(is_it).find_map(|vm| vm.comm.value());
-    let comm = found.map_or("?", String::as_str);
-    format!("{}/{number} {comm}", cell.run)
+    let Some(vm) = vms.find(is_it) else {
+        return (cell.run, format!("VM {number} of run {}", cell.run));
+    };
+    let comm = vm.comm.value().map_or("?", String::as_str);
+    (vm.pid, format!("{} {comm}", vm.pid))
 }
 
-/// Bars of parts, both in the order of their names.
+/// Bars of parts, both in the order of their names; of bars a number may come first.
 #[derive(Default)]
 struct Stacks {
-    bars: BTreeMap<String, BTreeMap<String, u64>>,
+    bars: BTreeMap<(u32, String), BTreeMap<String, u64>>,
 }
 
 impl Stacks {
-    fn add(&mut self, bar: String, part: String, callbacks: u64) {
+    fn add(&mut self, bar: (u32, String), part: String, callbacks: u64) {
         let sum = self.bars.entry(bar).or_default().entry(part).or_insert(0);
         *sum = sum.saturating_add(callbacks);
     }
@@ -81,7 +84,7 @@ impl Stacks {
         let bars = self
             .bars
             .iter()
-            .map(|(name, bar)| (name.clone(), series.iter().map(|s| part(bar, s)).collect()));
+            .map(|((_, name), bar)| (name.clone(), series.iter().map(|s| part(bar, s)).collect()));
         Bars {
             title: title.to_owned(),
             unit: "callbacks",

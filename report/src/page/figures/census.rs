@@ -9,8 +9,11 @@ use crate::{
 };
 
 const CAPTION: &str = "Rmap heads of 4K mappings by the number of SPTEs on their chains, all VMs \
-    of a run together, read without any of KVM's locks. Heads that hold nothing are left out and \
-    counted in the title; rare lengths are pooled.";
+    of a run together, read without any of KVM's locks at one time in the run. Heads that hold \
+    nothing are left out and counted in the title; rare lengths are pooled. A guest under reclaim \
+    is met while it maps again what was taken from it, so its chains are shorter there than at \
+    the callbacks, which find them complete; khugepaged takes nothing. A run that follows another \
+    of the same guest has no census of its own.";
 
 /// More bars than this are pooled by powers of two.
 const MOST_BARS: usize = 24;
@@ -39,8 +42,11 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
             // A host's own VMs have names in the tables.
             let whose = guest.map_or_else(String::new, |guest| {
                 let nested = if guest.nested { " by L1" } else { "" };
-                let mappings = count(u64::from(guest.aliases));
-                format!(" (each page mapped {mappings} times{nested})")
+                let mappings = match guest.aliases {
+                    1 => "once".to_owned(),
+                    many => format!("{} times", count(u64::from(many))),
+                };
+                format!(" ({}, each page mapped {mappings}{nested})", guest.driver)
             });
             let empty = count(empty);
             let bars = Bars {
@@ -78,11 +84,18 @@ fn latest(records: &[Record]) -> impl Iterator<Item = &CensusRecord> {
     last.into_values()
 }
 
+fn sptes(len: u32) -> String {
+    match len {
+        1 => "1 SPTE".to_owned(),
+        many => format!("{many} SPTEs"),
+    }
+}
+
 fn pooled(lengths: &BTreeMap<u32, u64>) -> Vec<(String, Vec<f64>)> {
     if lengths.len() <= MOST_BARS {
         let bars = lengths
             .iter()
-            .map(|(len, heads)| (format!("{len} SPTEs"), vec![*heads as f64]));
+            .map(|(len, heads)| (sptes(*len), vec![*heads as f64]));
         return bars.collect();
     }
     let mut pools: BTreeMap<u32, u64> = BTreeMap::new();
@@ -91,7 +104,7 @@ fn pooled(lengths: &BTreeMap<u32, u64>) -> Vec<(String, Vec<f64>)> {
         *sum = sum.saturating_add(*heads);
     }
     let name = |power: u32| match power {
-        0 => "1 SPTEs".to_owned(),
+        0 => sptes(1),
         p => format!("{}-{} SPTEs", 1_u64 << p, (1_u64 << (p + 1)) - 1),
     };
     pools

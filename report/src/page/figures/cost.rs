@@ -14,7 +14,8 @@ use crate::{
 const CAPTION: &str = "One callback over one gfn. Lines: synthetic, median of the rounds, the \
     kernel's own scheme thick; squares are peers, triangles bounds. Diamonds: the part of real callbacks spent in kvm_age_gfn or \
     kvm_test_age_gfn, filed under the chain length found at the callback. Bars are 95 % \
-    intervals. A real walk finds its cache lines in some state between hot and cold; swept is a \
+    intervals. A kind of callback of which the recording has too few at every length is not here. \
+    A real walk finds its cache lines in some state between hot and cold; swept is a \
     set as large as the recorded guest, llc one that only the last-level cache holds.";
 
 /// One chart per callback kind and cache state.
@@ -26,6 +27,7 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
         .map_or_else(|| YoungShares::all(1.0), YoungShares::of_guest);
     let mut kinds: Vec<CallbackKind> = real.iter().map(|(kind, ..)| *kind).collect();
     kinds.dedup();
+    kinds.retain(|kind| !real_points(&real, *kind).is_empty());
     if kinds.is_empty() {
         kinds = vec![CallbackKind::ClearFlushYoung, CallbackKind::TestYoung];
     }

@@ -132,8 +132,11 @@ fn percentile(one_in: f64) -> String {
 }
 
 const FAULTS: &str = "What a vCPU's fault takes while others age (discs) and while nobody does \
-    (rings), by scheme, in three quantiles. The distance between a ring and its disc is what \
-    aging does to the guest.";
+    (rings), by scheme, in three quantiles of all rounds together, which have no intervals: where \
+    rings and discs of one quantile lie among each other over all schemes, aging made no \
+    difference that these rounds show; a ring far above its disc is a disturbance that its rounds \
+    met. Closed loop: a fault begins when the last one has ended. Paced: it is due at a set time \
+    and counted from then, so that whatever holds one up is in every fault that comes late for it.";
 
 /// Faults with and without aging.
 pub(super) fn faults(sources: &Sources<'_>) -> Result<Figure, PageError> {
@@ -148,7 +151,7 @@ pub(super) fn faults(sources: &Sources<'_>) -> Result<Figure, PageError> {
     let mut drawings = Vec::new();
     for ((common, from_due), cells) in groups {
         let from = if from_due {
-            "; from when it was due"
+            ", counted from when it was due"
         } else {
             ""
         };
