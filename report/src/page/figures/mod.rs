@@ -81,7 +81,9 @@ impl Group {
         };
         vary(&mut params);
         let mut words = summary::describe(&params);
-        if let Some(placement) = &params.placement {
+        // In the order they are listed is how CPUs are taken where nothing was asked for.
+        let placement = params.placement.as_deref().filter(|p| *p != "listed");
+        if let Some(placement) = placement {
             words.push_str(&format!(", CPUs {placement}"));
         }
         Self {
