@@ -126,6 +126,30 @@ fn a_signal_ends_a_recording_and_keeps_what_there_is() {
 }
 
 #[test]
+fn the_rate_reached_is_one_of_each_cpu_also_in_the_last_stretch() {
+    let _alone = live::exclusive();
+    let name = "the_rate_reached_is_one_of_each_cpu_also_in_the_last_stretch";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    // One rate is one stretch, which ends when the programs are detached.
+    let options = ["--mechanism", "sampled", "--rate", "997"];
+    let ended = Recording::lasting("1s", &options).end(None);
+    guest.stop().expect("stops");
+    let sampling = ended.file().records.iter().find_map(|r| match r {
+        Record::Run(run) => run.sampling.value(),
+        _ => None,
+    });
+    let sampling = sampling.expect("it was sampled");
+    assert!(sampling.samples > 0, "{sampling:?}");
+    assert!(
+        sampling.reached_hz <= 1.1 * sampling.asked_hz,
+        "{sampling:?}"
+    );
+}
+
+#[test]
 fn a_vm_that_ends_is_closed_in_the_record() {
     let _alone = live::exclusive();
     let name = "a_vm_that_ends_is_closed_in_the_record";
