@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 /// CAP_BPF, CAP_PERFMON and CAP_SYSLOG; what observing does not need is given up
 /// once it has begun. Nothing is installed, written to the kernel or left behind.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "rmapscope", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -89,5 +89,18 @@ fn main() -> ExitCode {
             report::say!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_program_calls_itself_by_the_name_it_is_run_by() {
+        let version = Cli::command().render_version();
+        assert!(version.starts_with("rmapscope "), "{version}");
     }
 }
