@@ -6,9 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Result, bail};
 use report::{ResultFile, compare, letter, schema::ResultKind, table::Table};
 
-/// Two recordings of callbacks, such as before and after a change: which costs and rates
-/// differ by more than chance. With a result of rmapscope-bench in the place of one, synthetic
-/// costs beside recorded ones. Neither measures nor needs root.
+/// Options of `rmapscope compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Two recordings, the older first; or a recording and a bench result, in any order

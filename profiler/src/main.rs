@@ -90,6 +90,10 @@ enum Command {
     /// Count the rmap chain lengths of this host's VMs, once or at intervals
     Census(census_command::Options),
     /// Compare two recordings, or one with a result of rmapscope-bench
+    ///
+    /// Of two recordings, such as before and after a change: which costs and rates differ by
+    /// more than chance. With a bench result in the place of one: synthetic costs beside
+    /// recorded ones. Neither measures nor needs root.
     Compare(compare::Options),
 }
 
