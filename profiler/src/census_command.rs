@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 use profiler_common::census::Enumeration;
 use report::{
-    Observed,
+    Observed, letter,
     schema::{CensusRecord, LossRecord, Record, TdpTables, VmRecord},
-    table::{Column, Format, Table, count, figure},
+    table::{Column, Table, count, figure},
     terminal::reader_is_gone,
 };
 use tokio::time::MissedTickBehavior;
@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 use crate::{
     census::{LevelCensus, Scanner},
     object::{Kernel, Settings},
-    observe::Signals,
+    observe::{Signals, whole},
     privileges,
     record::parse_duration,
     tables::Walker,
@@ -34,7 +34,7 @@ const TRIES: u32 = 3;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Only the VMs of this process
-    #[arg(long)]
+    #[arg(long, value_parser = whole(1_u32.., "4711"))]
     pid: Option<u32>,
     /// Read heads only, not SPTEs: much faster, without the Accessed share
     #[arg(long)]
@@ -43,7 +43,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     interval: Option<Duration>,
     /// Stop after this many counts
-    #[arg(long, value_name = "N", requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", requires = "interval", value_parser = whole(1_u64.., "10"))]
     count: Option<u64>,
     /// Print JSON lines instead of tables; every count is a run of its own
     #[arg(long)]
@@ -51,7 +51,7 @@ pub(crate) struct Options {
 }
 
 /// Counts and prints. Without VMs it says so and succeeds, for there is
-/// nothing that was not counted; an unknown process is an error.
+/// nothing that was not counted; a process that is none, or has no VM, is an error.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     privileges::check()?;
     if let Some(pid) = options.pid {
@@ -129,9 +129,16 @@ impl<'a> Counter<'a> {
         let missed = inventory.totals;
         let now_s = self.started.elapsed().as_secs_f64();
         self.registry.update(inventory, now_s);
-        if self.registry.alive().next().is_none() && !self.options.json {
-            let of_process = of_process(self.options.pid);
-            report::out!("No VM of KVM is running{of_process}.")?;
+        if self.registry.alive().next().is_none() {
+            if self.options.pid.is_some() && run == 0 {
+                bail!(
+                    "no VM of KVM is running{}; --pid takes the process that runs the VM",
+                    of_process(self.options.pid)
+                );
+            }
+            if !self.options.json {
+                report::out!("No VM of KVM is running.")?;
+            }
         }
         let read_sptes = !self.options.heads_only;
         for tracked in self.registry.alive_mut() {
@@ -247,7 +254,7 @@ fn print(run: u32, tracked: &Tracked, levels: &[LevelCensus], json: bool) -> Res
     }
     let mut table = table(&title, censuses);
     table.note(tdp);
-    report::out!("{}", table.render(Format::Text))?;
+    report::out!("{}", letter::on_terminal(&table))?;
     Ok(())
 }
 

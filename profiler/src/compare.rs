@@ -1,18 +1,18 @@
-//! `rmapscope compare`: a bench result beside a profile, or one profile beside
-//! another, where the profiler was copied to.
+//! `rmapscope compare`: one profile beside another, or a bench result beside a
+//! profile, where the profiler was copied to.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 use report::{ResultFile, compare, letter, schema::ResultKind, table::Table};
 
-/// Neither measures nor needs root.
+/// Options of `rmapscope compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// A bench result and a profile, in any order; or two profiles, the older first
+    /// Two recordings, the older first; or a recording and a bench result, in any order
     #[arg(num_args = 2, required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Print only these schemes
+    /// Of a bench result, print only these schemes
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     schemes: Vec<String>,
     /// Print the comparison as JSON
@@ -27,6 +27,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     };
     let (mut bench, mut profile) = (ResultFile::read(a)?, ResultFile::read(b)?);
     if [bench.context.kind, profile.context.kind] == [ResultKind::Profile; 2] {
+        if !options.schemes.is_empty() {
+            bail!(
+                "--schemes chooses among the schemes of a bench result, and both files are \
+                 recordings; leave it out"
+            );
+        }
         let compared = compare::compare_profiles(&bench, &profile)?;
         return print(options.json, &compared, &compared.tables());
     }
@@ -44,7 +50,7 @@ fn print(json: bool, compared: &impl serde::Serialize, tables: &[Table]) -> Resu
         return Ok(ExitCode::SUCCESS);
     }
     for table in tables {
-        report::out!("{}", letter::within(table))?;
+        report::out!("{}", letter::on_terminal(table))?;
     }
     Ok(ExitCode::SUCCESS)
 }

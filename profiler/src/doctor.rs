@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use report::table::{Column, Format, Table};
+use report::{
+    letter,
+    table::{Column, Table},
+};
 
 use crate::{
-    ladder::{Attempt, Ladder, Rung},
+    ladder::{Attempt, Ladder, Rung, Signal},
     object::Kernel,
     privileges,
 };
@@ -26,7 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.json {
         report::out!("{}", serde_json::to_string(&ladder)?)?;
     } else {
-        report::out!("{}", table(&ladder).render(Format::Text))?;
+        report::out!("{}", letter::on_terminal(&table(&ladder.signals)))?;
         report::out!("{}", verdict(&ladder))?;
     }
     Ok(match ladder.rung {
@@ -45,7 +48,7 @@ fn verdict(ladder: &Ladder) -> &'static str {
     }
 }
 
-fn table(ladder: &Ladder) -> Table {
+fn table(signals: &[Signal]) -> Table {
     let columns = [
         "signal",
         "mechanism",
@@ -54,10 +57,11 @@ fn table(ladder: &Ladder) -> Table {
     ];
     let columns = columns.map(Column::text).to_vec();
     let mut table = Table::new("what can be observed on this host", columns);
-    for signal in &ladder.signals {
+    for signal in signals {
         for (position, attempt) in signal.attempts.iter().enumerate() {
             let name = if position == 0 { signal.name } else { "" };
             let (here, help) = words(attempt);
+            let help = help.map_or_else(String::new, |help| table.numbered(&help));
             table.row(vec![
                 name.to_owned(),
                 attempt.mechanism.to_owned(),
@@ -69,10 +73,38 @@ fn table(ladder: &Ladder) -> Table {
     table
 }
 
-fn words(attempt: &Attempt) -> (&'static str, String) {
+/// Whether it works here, and if not why, and what would help.
+fn words(attempt: &Attempt) -> (&'static str, Option<String>) {
     match &attempt.refused {
-        None if attempt.exact => ("yes", String::new()),
-        None => ("yes, sampled", String::new()),
-        Some(reason) => ("no", format!("{reason} (needs {})", attempt.advice)),
+        None if attempt.exact => ("yes", None),
+        None => ("yes, sampled", None),
+        Some(reason) => ("no", Some(format!("{reason} (needs {})", attempt.advice))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_holds_for_several_mechanisms_is_told_once() {
+        let attempt = Attempt {
+            mechanism: "fentry",
+            rung: None,
+            exact: true,
+            refused: Some("EPERM".to_owned()),
+            advice: "a kernel that lets it",
+        };
+        let signal = |name| Signal {
+            name,
+            attempts: vec![attempt.clone()],
+        };
+        let table = table(&[signal("callbacks"), signal("latency")]);
+        let text = table.render(report::table::Format::Text);
+        assert_eq!(
+            text.matches("EPERM (needs a kernel that lets it)").count(),
+            1
+        );
+        assert_eq!(text.matches("[1]").count(), 3, "{text}");
     }
 }

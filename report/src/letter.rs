@@ -7,7 +7,7 @@ use crate::{
     schema::{Context, Host},
     summary,
     table::{Column, Format, Table, wrap},
-    terminal::harmless,
+    terminal::{self, harmless},
 };
 
 /// Longest line, columns.
@@ -127,6 +127,21 @@ fn software(context: &Context) -> Vec<String> {
 /// A table whose lines fit: as it is, or in groups of columns that each repeat
 /// the leading names, or, where even that is too wide, one block per row.
 pub fn within(table: &Table) -> String {
+    within_columns(table, WIDTH)
+}
+
+/// A table as a person reads it: as wide as it is, but no wider than the terminal that it is
+/// printed to.
+pub fn on_terminal(table: &Table) -> String {
+    match terminal::size() {
+        Some((columns, _)) => within_columns(table, columns.max(WIDTH)),
+        None => table.render(Format::Text),
+    }
+}
+
+/// As [`within`], for lines of any length.
+fn within_columns(table: &Table, width: usize) -> String {
+    let fits = |text: &str| fits(text, width);
     if fits(&table.render(Format::Text)) {
         return table.render(Format::Text);
     }
@@ -136,15 +151,15 @@ pub fn within(table: &Table) -> String {
         .take_while(|c| !c.is_number())
         .count()
         .max(1);
-    let parts = in_parts(table, names).filter(|text| fits(text));
+    let parts = in_parts(table, names, width).filter(|text| fits(text));
     parts.unwrap_or_else(|| in_blocks(table))
 }
 
-fn fits(text: &str) -> bool {
-    text.lines().all(|line| line.chars().count() <= WIDTH)
+fn fits(text: &str, width: usize) -> bool {
+    text.lines().all(|line| line.chars().count() <= width)
 }
 
-fn in_parts(table: &Table, names: usize) -> Option<String> {
+fn in_parts(table: &Table, names: usize, width: usize) -> Option<String> {
     if names == table.columns().len() {
         // Nothing to cut: every column is a name.
         return None;
@@ -153,7 +168,10 @@ fn in_parts(table: &Table, names: usize) -> Option<String> {
     let mut from = names;
     while from < table.columns().len() {
         let longest = (from + 1..=table.columns().len())
-            .take_while(|to| fits(&part(table, names, from..*to, false).render(Format::Text)))
+            .take_while(|to| {
+                let text = part(table, names, from..*to, false).render(Format::Text);
+                fits(&text, width)
+            })
             .last()?;
         let last = longest == table.columns().len();
         let mut shown = part(table, names, from..longest, last);
@@ -219,7 +237,7 @@ mod tests {
     #[test]
     fn a_wide_table_is_cut_between_columns_and_loses_none() {
         let text = within(&wide(12, "1,234 ±567"));
-        assert!(fits(&text), "{text}");
+        assert!(fits(&text, WIDTH), "{text}");
         assert!(
             (0..12).all(|n| text.contains(&format!("cost of {n} (ns)"))),
             "{text}"
@@ -230,9 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn a_wider_terminal_is_used_to_its_edge() {
+        let table = wide(12, "1,234 ±567");
+        let text = within_columns(&table, 100);
+        let longest = text.lines().map(|line| line.chars().count()).max();
+        assert!((WIDTH + 1..=100).contains(&longest.unwrap()), "{text}");
+        assert_eq!(within_columns(&table, 1000), table.render(Format::Text));
+    }
+
+    #[test]
     fn a_cell_wider_than_a_mail_is_wrapped() {
         let text = within(&wide(1, &"word ".repeat(40)));
-        assert!(fits(&text), "{text}");
+        assert!(fits(&text, WIDTH), "{text}");
         assert_eq!(text.matches("word").count(), 40);
     }
 }

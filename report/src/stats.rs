@@ -10,7 +10,7 @@ mod rate_zero;
 
 pub use fit::{Fit, Line, fit_line, fit_linear};
 pub use rank::{SIGNIFICANT, both_tails, geometric_mean, mann_whitney_p};
-pub use rate_zero::{AtRate, at_rate_zero};
+pub use rate_zero::{AtRate, LEAST_SAMPLES, at_rate_zero};
 
 /// Values sorted, or `None` if there are none or one is not finite.
 fn sorted(values: &[f64]) -> Option<Vec<f64>> {

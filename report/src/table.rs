@@ -102,6 +102,20 @@ impl Table {
         self.notes.push(harmless(&note.into()).into_owned());
     }
 
+    /// What stands in a cell for a sentence that is said once, below the table: `[2]`.
+    pub fn numbered(&mut self, sentence: &str) -> String {
+        let said = |note: &String| {
+            note.split_once("] ")
+                .is_some_and(|(_, said)| said == sentence)
+        };
+        let known = self.notes.iter().position(said);
+        let number = known.unwrap_or(self.notes.len()) + 1;
+        if known.is_none() {
+            self.note(format!("[{number}] {sentence}"));
+        }
+        format!("[{number}]")
+    }
+
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -311,6 +325,18 @@ mod tests {
             sample().render(Format::Text),
             "Costs\n\nscheme     cost (ns)\nbit, lock       6.02\nrcu              112\n\n  medians\n"
         );
+    }
+
+    #[test]
+    fn a_sentence_of_many_cells_is_said_once() {
+        let mut table = sample();
+        let cells = ["refused", "not there", "refused"].map(|why| table.numbered(why));
+        assert_eq!(
+            cells,
+            ["[2]", "[3]", "[2]"],
+            "behind the note that is there"
+        );
+        assert_eq!(table.notes()[1..], ["[2] refused", "[3] not there"]);
     }
 
     #[test]

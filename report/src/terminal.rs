@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt::{Arguments, Write as _},
-    io::{self, ErrorKind, Write as _},
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -18,8 +18,21 @@ pub fn print(text: Arguments<'_>) -> io::Result<()> {
             READER_GONE.store(true, Ordering::Relaxed);
             Ok(())
         }
-        result => result,
+        result => result
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot write to standard output: {e}"))),
     }
+}
+
+/// Columns and lines of the terminal that standard output is; `None` if it is none, or does
+/// not say.
+pub fn size() -> Option<(usize, usize)> {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
+    let (columns, lines) = (usize::from(size.ws_col), usize::from(size.ws_row));
+    (columns > 0 && lines > 0).then_some((columns, lines))
 }
 
 static READER_GONE: AtomicBool = AtomicBool::new(false);

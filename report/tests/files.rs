@@ -39,6 +39,19 @@ fn a_file_comes_back_as_written() {
 }
 
 #[test]
+fn a_file_that_is_written_has_no_name_before_it_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.jsonl");
+    let writer = ResultWriter::create(&path, host::context(ResultKind::Bench)).unwrap();
+    // Who is killed here leaves nothing.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let end = Disturbance::unwatched("a test");
+    writer.finish(Outcome::Complete, None, end).unwrap();
+    assert!(ResultFile::read(&path).unwrap().is_complete());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn a_census_comes_back_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let census = Record::Census(CensusRecord {

@@ -26,6 +26,83 @@ fn profile(name: &str, runs: &[(u64, u64)]) -> ResultFile {
     file(folder.path(), name, ResultKind::Profile, &records)
 }
 
+/// A profile that was sampled at several rates: Hz and samples in and outside of the walk.
+fn at_rates(name: &str, rates: &[(u64, u64, u64)]) -> ResultFile {
+    let folder = tempfile::tempdir().unwrap();
+    let mut records = Vec::new();
+    for (number, (hz, walk, notifier)) in (0..).zip(rates) {
+        records.push(run(number, Observed::missing("a test")));
+        let mut cell = callbacks(KIND, 16, 1_000_000, *walk, *notifier);
+        cell.set_run(number);
+        if let Record::Callbacks(cell) = &mut cell
+            && let Observed::Value(samples) = &mut cell.samples
+        {
+            samples.period_ns = 1_000_000_000_u64.div_ceil(*hz);
+        }
+        records.push(cell);
+    }
+    file(folder.path(), name, ResultKind::Profile, &records)
+}
+
+#[test]
+fn a_profile_too_short_for_rate_zero_is_compared_by_plain_means() {
+    let long = at_rates("a", &[(997, 100, 150), (3989, 400, 600)]);
+    let short = at_rates("b", &[(997, 5, 10), (3989, 200, 300)]);
+    for (base, new) in [(&long, &short), (&short, &long)] {
+        let compared = compare_profiles(base, new).unwrap();
+        let means = compared.changes.iter();
+        let means: Vec<_> = means.filter(|c| c.measure == Measure::Callback).collect();
+        assert_eq!(means[0].plain_at_hz, [997, 3989]);
+        let text: String = compared.tables().iter().map(letter::within).collect();
+        assert!(text.contains("16 *"), "{text}");
+        assert!(
+            text.contains("*: plain means, of both at 997 and 3989 Hz"),
+            "{text}"
+        );
+    }
+    // 250 samples at 997 Hz over a million callbacks, and 1000 at 3989 Hz.
+    let compared = compare_profiles(&long, &short).unwrap();
+    assert!(
+        (compared.changes[0].base.value - 250.7).abs() < 0.1,
+        "{compared:?}"
+    );
+    let itself = compare_profiles(&long, &long).unwrap();
+    assert!(itself.changes.iter().all(|c| c.plain_at_hz.is_empty()));
+}
+
+#[test]
+fn profiles_without_a_common_rate_are_refused_by_their_rates() {
+    let (slow, fast) = (
+        at_rates("a", &[(997, 100, 150)]),
+        at_rates("b", &[(3989, 400, 600)]),
+    );
+    let error = compare_profiles(&slow, &fast).unwrap_err();
+    assert!(matches!(error, NotComparable::Mechanism { .. }), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("at 997 Hz") && said.contains("at 3989 Hz"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_profile_with_too_few_samples_for_any_mean_is_named() {
+    let (long, short) = (profile("a", &[(400, 600)]), profile("short", &[(7, 8)]));
+    for (base, new) in [(&long, &short), (&short, &long)] {
+        let error = compare_profiles(base, new).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("short has too few samples"), "{said}");
+        for word in [
+            "at most 15 ",
+            "clear_flush_young at 16 SPTEs",
+            "20 are needed",
+            "longer",
+        ] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
+}
+
 fn change(base: &ResultFile, new: &ResultFile, measure: Measure) -> (bool, Option<f64>) {
     let compared = compare_profiles(base, new).unwrap();
     let found = compared.changes.iter().find(|c| c.measure == measure);

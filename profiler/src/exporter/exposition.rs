@@ -118,7 +118,7 @@ impl Out<'_, '_> {
             "busy",
             "Time in aging callbacks, measured or estimated from samples",
             Some(&Unit::Seconds),
-            |f| Some(seconds(f.busy_ns)),
+            |f| f.known_busy_ns().map(seconds),
         )?;
         self.counter(
             "wait",

@@ -39,7 +39,7 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Address and port to answer at; not encrypted, so keep it local
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9847")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9847", value_parser = parse_address)]
     listen: SocketAddr,
     #[command(flatten)]
     observe: Observe,
@@ -91,9 +91,13 @@ async fn read(session: &mut Session<'_>, sums: &Mutex<Sums>) -> Result<()> {
         tokio::select! {
             _ = ticks.tick() => {
                 add(sums, &session.settle()?, session);
+                let known = session.above.is_some();
                 if let Some(excess) = session.excess() {
                     add(sums, &session.settle()?, session);
                     session.lower(excess)?;
+                }
+                if let (Some(above), false) = (&session.above, known) {
+                    report::say!("{}", above.told());
                 }
             }
             () = session.turn() => {
@@ -113,4 +117,11 @@ fn add(sums: &Mutex<Sums>, stretch: &Stretch, session: &Session<'_>) {
     if let Ok(mut sums) = sums.lock() {
         sums.add(stretch, session);
     }
+}
+
+/// An address with its port.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let wrong =
+        |_| format!("{text:?} is no address with a port; write 127.0.0.1:9847 or [::1]:9847");
+    text.parse().map_err(wrong)
 }

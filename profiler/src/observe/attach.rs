@@ -19,6 +19,8 @@ pub(crate) struct Probes {
     hooks: Vec<Hook>,
     /// On the sampled rung.
     sampler: Option<Hook>,
+    /// CPUs the sampler was last attached to; it may be detached since.
+    sampled_cpus: usize,
 }
 
 /// What is to be observed beside the callbacks themselves, where it can be.
@@ -53,6 +55,7 @@ impl Probes {
                 probes.keep(programs::tracepoints(ebpf))?;
                 let sampler =
                     programs::sampler(ebpf, wanted.period_ns).map_err(|reason| refused(&reason))?;
+                probes.sampled_cpus = sampler.places();
                 probes.sampler = Some(sampler);
             }
             Rung::Exact => {
@@ -73,9 +76,9 @@ impl Probes {
         self.hooks.iter().chain(&self.sampler)
     }
 
-    /// CPUs that are sampled.
+    /// CPUs that are sampled, or were until everything was detached.
     pub(crate) fn sampled_cpus(&self) -> usize {
-        self.sampler.as_ref().map_or(0, Hook::places)
+        self.sampled_cpus
     }
 
     /// Detaches everything; the programs stay loaded for their statistics.
@@ -90,7 +93,9 @@ impl Probes {
             return Ok(());
         };
         hooks::resample(ebpf, sampler, period_ns)
-            .map_err(|reason| anyhow!("cannot change the sampling rate: {reason}"))
+            .map_err(|reason| anyhow!("cannot change the sampling rate: {reason}"))?;
+        self.sampled_cpus = sampler.places();
+        Ok(())
     }
 
     fn keep(&mut self, attached: Attached) -> Result<()> {

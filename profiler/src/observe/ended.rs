@@ -28,6 +28,13 @@ impl Signals {
     }
 }
 
+/// What people call a signal.
+pub(crate) fn signal_name(number: u8) -> String {
+    use nix::sys::signal::Signal;
+    let name = Signal::try_from(i32::from(number)).map(Signal::as_str);
+    name.map_or_else(|_| format!("signal {number}"), str::to_owned)
+}
+
 /// Why a recording ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -66,7 +73,7 @@ impl Ended {
             Self::Duration => None,
             Self::VmsGone => Some("the recorded VM ended".to_owned()),
             Self::KvmGone => Some("KVM was unloaded".to_owned()),
-            Self::Signal(number) => Some(format!("ended by signal {number}")),
+            Self::Signal(number) => Some(format!("ended by {}", signal_name(*number))),
             Self::Failed(reason) => Some(reason.clone()),
         }
     }
@@ -77,6 +84,13 @@ mod tests {
     use anyhow::anyhow;
 
     use super::*;
+
+    #[test]
+    fn a_signal_is_called_by_its_name() {
+        let names = [2, 15, 1].map(|number| Ended::Signal(number).reason());
+        let expected = ["SIGINT", "SIGTERM", "SIGHUP"].map(|name| Some(format!("ended by {name}")));
+        assert_eq!(names, expected);
+    }
 
     #[test]
     fn the_first_failure_is_why_a_recording_ended() {

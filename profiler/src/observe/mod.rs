@@ -35,10 +35,11 @@ mod stretch;
 mod turns;
 
 pub(crate) use begin::{Ground, Look};
+pub(crate) use ceiling::{Above, Lowered};
 pub(crate) use counts::Counts;
-pub(crate) use ended::{Ended, Signals};
+pub(crate) use ended::{Ended, Signals, signal_name};
 pub(crate) use look::FindProblems;
 pub(crate) use losses::Loss;
-pub(crate) use options::{Observe, period_ns};
+pub(crate) use options::{Observe, period_ns, whole};
 pub(crate) use session::Session;
 pub(crate) use stretch::{Stretch, Stretches};

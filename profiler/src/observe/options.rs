@@ -1,6 +1,12 @@
 //! What `record`, `top` and `exporter` let a user ask for: which VMs are
 //! observed, and how closely.
 
+use std::{
+    fmt::Display,
+    ops::{Bound, RangeBounds},
+    str::FromStr,
+};
+
 use anyhow::{Result, bail};
 
 use crate::{
@@ -9,13 +15,13 @@ use crate::{
 };
 
 /// Above this rate sampling changes what it measures by too much.
-const MAX_RATE_HZ: i64 = 4000;
+const MAX_RATE_HZ: u32 = 4000;
 
 /// Options of every command that observes callbacks.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Observe {
     /// Observe only the VMs of this process
-    #[arg(long)]
+    #[arg(long, value_parser = whole(1_u32.., "4711"))]
     pub(crate) pid: Option<u32>,
     /// Timer samples per second and CPU, at most 4000; several rates take
     /// turns, and tell what costs are without samples
@@ -24,17 +30,18 @@ pub(crate) struct Observe {
         value_delimiter = ',',
         default_value = "997,3989",
         value_name = "HZ,…",
-        value_parser = clap::value_parser!(u32).range(1..=MAX_RATE_HZ)
+        value_parser = whole(1..=MAX_RATE_HZ, "997")
     )]
     pub(crate) rate: Vec<u32>,
     /// Read a task's kernel stack again after at most this many callbacks
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = whole(1_u32.., "256"))]
     pub(crate) stack_every: u32,
     /// Use this rung of the ladder instead of the best one
     #[arg(long, value_enum, value_name = "RUNG")]
     pub(crate) mechanism: Option<Rung>,
     /// Lower the sampling rate when observing costs more than this share of
-    /// all CPUs' time, in percent
+    /// all CPUs' time, in percent; what runs at every callback, fault and wait
+    /// goes on, and it is said if that alone is more
     #[arg(long, value_name = "PCT", value_parser = parse_share)]
     pub(crate) max_overhead: Option<f64>,
     /// Leave out vCPU faults and waits for mmu_lock
@@ -80,9 +87,36 @@ impl Observe {
     }
 }
 
+/// Parses a whole number in a range; `example` is one that is taken.
+pub(crate) fn whole<T>(
+    range: impl RangeBounds<T> + Clone,
+    example: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + Display,
+{
+    move |text| match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let least = match range.start_bound() {
+                Bound::Included(least) | Bound::Excluded(least) => least.to_string(),
+                Bound::Unbounded => String::new(),
+            };
+            let range = match range.end_bound() {
+                Bound::Included(most) | Bound::Excluded(most) => format!("from {least} to {most}"),
+                Bound::Unbounded => format!("of at least {least}"),
+            };
+            Err(format!(
+                "{text:?} is no whole number {range}; write one like {example}"
+            ))
+        }
+    }
+}
+
 /// A share in percent, above 0.
 fn parse_share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let wrong = |_| format!("{text:?} is no number; write a share in percent, like 0.5");
+    let share: f64 = text.parse().map_err(wrong)?;
     if share > 0.0 && share <= 100.0 {
         return Ok(share);
     }
@@ -97,6 +131,21 @@ pub(crate) fn period_ns(rate_hz: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_is_none_or_out_of_range_is_answered_with_one_that_is() {
+        let parse = whole(1..=MAX_RATE_HZ, "997");
+        assert_eq!(parse("4000"), Ok(4000));
+        let said = whole::<u32>(1.., "7")("0").expect_err("0");
+        assert!(said.contains("of at least 1; write one like 7"), "{said}");
+        for wrong in ["0", "4001", "many", "", "-1", "1.5"] {
+            let said = parse(wrong).expect_err(wrong);
+            assert!(
+                said.contains("from 1 to 4000; write one like 997"),
+                "{said}"
+            );
+        }
+    }
 
     #[test]
     fn a_share_is_above_nothing_and_at_most_all() {

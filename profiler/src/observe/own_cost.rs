@@ -8,11 +8,14 @@ use std::{
 
 use report::{Observed, schema::OverheadRecord};
 
-use super::statistics::Statistics;
+use super::{ceiling::Spent, statistics::Statistics};
 use crate::hooks::Hook;
 
 /// The kernel's `BPF_F_NO_PREALLOC`: entries of the map are allocated as keys turn up.
 const NO_PREALLOC: u32 = 1;
+
+/// The one program that runs as often as it is asked to.
+const SAMPLER: &str = "rs_sample";
 
 /// The cost of each loaded program while BPF statistics were on.
 pub(crate) fn records<'h>(
@@ -53,6 +56,17 @@ fn record(run: u32, program: &Hook, statistics: &Statistics) -> OverheadRecord {
 /// What programs took while statistics were on, in ns; `None` where the kernel does not say.
 pub(crate) fn run_time_ns<'h>(mut loaded: impl Iterator<Item = &'h Hook>) -> Option<u64> {
     loaded.try_fold(0, |sum, program| Some(sum + of_fd(program, "run_time_ns")?))
+}
+
+/// [`run_time_ns`], of all programs and of those that count.
+pub(crate) fn spent<'h>(loaded: impl Iterator<Item = &'h Hook>) -> Option<Spent> {
+    let mut spent = Spent::default();
+    for program in loaded {
+        let ns = of_fd(program, "run_time_ns")?;
+        spent.all_ns += ns;
+        spent.counting_ns += if program.name == SAMPLER { 0 } else { ns };
+    }
+    Some(spent)
 }
 
 /// Times that a program was skipped because it ran already, where the kernel

@@ -21,7 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{
     Counts, FindProblems, Ground, Observe, Stretch,
     attach::{Probes, Wanted},
-    ceiling::{Ceiling, Lowered},
+    ceiling::{Above, Ceiling, Lowered},
     counts::Counters,
     disturbance::Watch,
     losses::Unfiled,
@@ -71,6 +71,8 @@ pub(crate) struct Session<'a> {
     pub(crate) rates: Rates,
     pub(super) turn_ends: Option<Instant>,
     pub(crate) lowered: Vec<Lowered>,
+    /// The first time that lowering the rates did not help, or could not.
+    pub(crate) above: Option<Above>,
     pub(super) ceiling: Option<Ceiling>,
     /// Counters and the time when they were last taken.
     settled: (Counts, Instant),
@@ -158,6 +160,7 @@ impl<'a> Session<'a> {
             rates: Rates::new(&observe.rate),
             turn_ends: None,
             lowered: Vec::new(),
+            above: None,
             ceiling: None,
             settled: (Counts::default(), Instant::now()),
             totals: Totals::default(),
@@ -191,7 +194,7 @@ impl<'a> Session<'a> {
         let probes = Probes::attach(&mut self.ebpf, self.kernel, wanted)?;
         self.ceiling = self.observe.max_overhead.map(|most| {
             let cpus = aya::util::online_cpus().map_or(1, |cpus| cpus.len());
-            let spent = own_cost::run_time_ns(probes.loaded()).unwrap_or(0);
+            let spent = own_cost::spent(probes.loaded()).unwrap_or_default();
             Ceiling::new(most, cpus, spent)
         });
         self.probes = Some(probes);
@@ -214,7 +217,7 @@ impl<'a> Session<'a> {
         };
         let memory = own_cost::map_memory();
         let [now, at_most] = [memory.now, memory.at_most].map(|b| b as f64 / f64::from(1 << 20));
-        format!("{how}, {now:.1} MiB of eBPF maps, at most {at_most:.1}")
+        format!("{how}; eBPF maps take {now:.1} MiB of memory, and {at_most:.1} MiB once full")
     }
 
     /// Passes the kernel side's log lines on until the handle is aborted, if

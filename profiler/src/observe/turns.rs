@@ -9,7 +9,12 @@ use std::time::Instant;
 use anyhow::Result;
 use tokio::time::sleep_until;
 
-use super::{Session, ceiling::Lowered, own_cost, period_ns, rates::Rates};
+use super::{
+    Session,
+    ceiling::{Above, Lowered},
+    own_cost, period_ns,
+    rates::Rates,
+};
 use crate::ladder::Rung;
 
 /// Observing cost too much.
@@ -40,17 +45,26 @@ impl Session<'_> {
     }
 
     /// Whether observing has cost too much since the last look, and what to
-    /// [`lower`](Self::lower) the rates to then.
+    /// [`lower`](Self::lower) the rates to then; nothing if that would not help, which
+    /// [`above`](Self::above) tells.
     pub(crate) fn excess(&mut self) -> Option<Excess> {
-        let spent = own_cost::run_time_ns(self.probes.as_ref()?.loaded())?;
-        let overhead_pct = self.ceiling.as_mut()?.exceeded(Instant::now(), spent)?;
-        if self.rung == Rung::Exact {
-            return None;
+        let spent = own_cost::spent(self.probes.as_ref()?.loaded())?;
+        let ceiling = self.ceiling.as_mut()?;
+        let cost = ceiling.exceeded(Instant::now(), spent)?;
+        let lower = match self.rung {
+            Rung::Sampled if ceiling.is_within_reach(cost) => self.rates.lowered(),
+            Rung::Sampled | Rung::Exact => None,
+        };
+        if lower.is_none() && self.above.is_none() {
+            self.above = Some(Above {
+                at_s: self.start.at.elapsed().as_secs_f64(),
+                most_pct: ceiling.most_pct(),
+                cost,
+            });
         }
-        let lower = self.rates.lowered()?;
         Some(Excess {
-            overhead_pct,
-            lower,
+            overhead_pct: cost.all_pct,
+            lower: lower?,
         })
     }
 

@@ -15,16 +15,15 @@ use std::{io::IsTerminal as _, path::Path, process::ExitCode};
 
 use anyhow::{Result, anyhow, bail};
 use report::{
-    ResultFile, ResultWriter, WriteError, host,
+    ResultFile, ResultWriter, WriteError, host, letter,
     schema::{Outcome, ResultKind},
     summary,
-    table::Format,
 };
 
 pub(crate) use options::{Options, parse_duration};
 
 use self::{output::Finished, recorder::Recorder};
-use crate::observe::{Ended, Ground, Look, Session, Signals, begin};
+use crate::observe::{Ended, Ground, Look, Session, Signals, begin, signal_name};
 
 /// Records, writes the result file and prints its tables.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -75,7 +74,10 @@ async fn record(options: &Options) -> Result<ExitCode> {
 }
 
 fn nothing_to_record(number: u8) -> ExitCode {
-    report::say!("ended by signal {number} before there was a VM to record");
+    report::say!(
+        "ended by {} before there was a VM to record",
+        signal_name(number)
+    );
     exit_code(&Ended::Signal(number))
 }
 
@@ -132,7 +134,7 @@ fn show(options: &Options, file: &ResultFile) -> Result<()> {
         report::out!("{line}")?;
     }
     for table in summary::tables(file) {
-        report::out!("\n{}", table.render(Format::Text))?;
+        report::out!("\n{}", letter::on_terminal(&table))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::observe::Observe;
+use crate::observe::{Observe, whole};
 
 /// Options of `rmapscope record`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +19,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     pub(super) observe: Observe,
     /// Keep every N-th callback as a raw event; 0 keeps none
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = whole(0_u32.., "10000"))]
     pub(super) event_every: u32,
     /// Print the result's JSON lines instead of tables
     #[arg(long)]

@@ -22,7 +22,7 @@ use super::{outcome, recorder::Recorder};
 use crate::{
     census_command::vm_record,
     ladder::{Ladder, Rung},
-    observe::{Ended, Stretch, own_cost, period_ns},
+    observe::{Above, Ended, Lowered, Stretch, own_cost, period_ns},
 };
 
 /// A recording that ended, as records.
@@ -187,14 +187,12 @@ impl Recorder<'_> {
                 count: Observed::Value(count),
             })
             .collect();
-        records.extend(self.session.lowered.iter().map(|lowered| LossRecord {
+        let lowered = self.session.lowered.iter().map(Lowered::told);
+        let above = self.session.above.iter().map(Above::told);
+        records.extend(lowered.chain(above).map(|cause| LossRecord {
             run: 0,
-            signal: "samples".to_owned(),
-            cause: format!(
-                "the rate was lowered from {} to {} Hz after {:.0} s, because observing took \
-                 {:.2} % of all CPUs' time",
-                lowered.from_hz, lowered.to_hz, lowered.at_s, lowered.overhead_pct
-            ),
+            signal: LossRecord::SAMPLING_RATE.to_owned(),
+            cause,
             count: Observed::Value(1),
         }));
         records

@@ -126,14 +126,24 @@ impl<'a> Recorder<'a> {
                         return Ok(Ended::VmsGone);
                     }
                     self.session.look_again()?;
-                    if let Some(excess) = self.session.excess() {
-                        self.settle()?;
-                        self.session.lower(excess)?;
-                    }
+                    self.keep_ceiling(&progress)?;
                 }
                 taken = self.session.take_events() => taken?,
             }
         }
+    }
+
+    /// Lowers the rates if observing costs too much; says once if that does not help.
+    fn keep_ceiling(&mut self, progress: &ProgressBar) -> Result<()> {
+        let known = self.session.above.is_some();
+        if let Some(excess) = self.session.excess() {
+            self.settle()?;
+            self.session.lower(excess)?;
+        }
+        if let (Some(above), false, false) = (&self.session.above, known, self.options.quiet) {
+            progress.suspend(|| report::say!("{}", above.told()));
+        }
+        Ok(())
     }
 
     /// Whether the process to record has no VM any more.

@@ -14,7 +14,7 @@ use profiler_common::{
 };
 use report::{
     latency::Latency,
-    stats::{AtRate, at_rate_zero},
+    stats::{AtRate, LEAST_SAMPLES, at_rate_zero},
 };
 
 use crate::{
@@ -136,6 +136,23 @@ impl Figures {
         other.sampled.values().for_each(|at| self.add_samples(*at));
     }
 
+    /// Samples in the callbacks; `None` where each was timed, or there was none.
+    fn samples(&self) -> Option<u64> {
+        (!self.sampled.is_empty()).then(|| self.sampled.values().map(|at| at.samples).sum())
+    }
+
+    /// Time in callbacks; `None` where no sample says anything about it.
+    pub(crate) fn known_busy_ns(&self) -> Option<u64> {
+        let is_seen = self.callbacks == 0 || self.samples() != Some(0);
+        is_seen.then_some(self.busy_ns)
+    }
+
+    /// The mean time of a callback, where enough of them were seen.
+    pub(crate) fn mean_ns(&self) -> Option<f64> {
+        let is_enough = self.samples().is_none_or(|n| n >= LEAST_SAMPLES);
+        (is_enough && self.callbacks > 0).then(|| self.busy_ns as f64 / self.callbacks as f64)
+    }
+
     /// The mean time of a callback without samples, where several sampling
     /// rates tell it.
     pub(crate) fn mean_at_rate_zero_ns(&self) -> Option<f64> {
@@ -242,6 +259,32 @@ mod tests {
         add_to_view(&mut view, &at(4000, 520), Rung::Sampled);
         let zero = view[&key].mean_at_rate_zero_ns().expect("two rates");
         assert!((zero - 90.0).abs() < 1e-6, "{zero}");
+    }
+
+    #[test]
+    fn a_mean_of_few_samples_and_a_time_of_none_are_absent() {
+        let figures = |samples| {
+            let mut stretch = stretch();
+            for cell in stretch.counts.cells.values_mut() {
+                cell.samples = [samples, 0, 0, 0];
+            }
+            view(&stretch, Rung::Sampled)
+                .remove(&(0, Kind::ClearYoung))
+                .expect("callbacks")
+        };
+        assert_eq!(
+            (figures(0).mean_ns(), figures(0).known_busy_ns()),
+            (None, None)
+        );
+        // Two cells with as many samples each.
+        assert_eq!(figures(9).mean_ns(), None);
+        assert_eq!(figures(9).known_busy_ns(), Some(18_000_000));
+        assert_eq!(figures(10).mean_ns(), Some(1_000_000.0));
+        assert_eq!(
+            Figures::default().known_busy_ns(),
+            Some(0),
+            "nothing to see"
+        );
     }
 
     #[test]

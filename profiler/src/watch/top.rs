@@ -1,19 +1,20 @@
 //! `rmapscope top`: who is being aged now, and what it costs, VM by VM.
 
-use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use profiler_common::aging::Caller;
 use report::{
     table::{Column, Format, Table, count, figure},
-    terminal::reader_is_gone,
+    terminal::{self, reader_is_gone},
 };
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Figures, View, add_to_view};
 use crate::{
-    observe::{Ground, Observe, Session, Signals, Stretch, begin},
+    ladder::Rung,
+    observe::{Above, Ground, Lowered, Observe, Session, Signals, Stretch, begin, whole},
     privileges::Keep,
     record::parse_duration,
     vms::{Registry, Tracked},
@@ -26,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = parse_duration)]
     interval: Duration,
     /// Stop after this many updates
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1_u64.., "10"))]
     count: Option<u64>,
     /// What comes first
     #[arg(long, value_enum, default_value_t = Sort::Time, value_name = "BY")]
@@ -62,7 +63,7 @@ struct Row {
     callbacks_per_s: f64,
     pages_per_s: f64,
     /// Time in callbacks, in percent of one CPU.
-    busy_pct: f64,
+    busy_pct: Option<f64>,
     mean_ns: Option<f64>,
     /// The mean without samples, where several sampling rates tell it.
     rate_zero_ns: Option<f64>,
@@ -95,6 +96,9 @@ async fn watch(options: &Options) -> Result<ExitCode> {
     let mut ticks = interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
+    if !options.json && terminal::size().is_some() {
+        report::out!("\x1b[2J")?;
+    }
     let mut update = Update::default();
     let mut shown = 0;
     while options.count.is_none_or(|wanted| shown < wanted) && !reader_is_gone() {
@@ -145,43 +149,72 @@ fn show(options: &Options, session: &Session<'_>, update: Update) -> Result<()> 
         }
         return Ok(());
     }
-    let mut table = table(&rows);
+    let size = terminal::size();
+    let width = size.map_or(usize::MAX, |(columns, _)| columns);
+    let mut table = table(&rows, session.rung, width);
     for (signal, cause, lost) in session.lost() {
         table.note(format!("{signal}: {} lost, {cause}", count(lost)));
+    }
+    if rows.is_empty() && session.registry.alive().next().is_some() {
+        let filter = options.filter.as_deref().unwrap_or_default();
+        table.note(format!("No VM has {filter:?} in its command or cgroup."));
     }
     let text = format!(
         "{}\n{}",
         heading(session, lasted),
         table.render(Format::Text)
     );
-    if std::io::stdout().is_terminal() {
-        report::out!("{}", in_place(&text))?;
-    } else {
-        report::out!("{text}")?;
+    match size {
+        Some(size) => report::out!("{}", in_place(&text, size))?,
+        None => report::out!("{text}")?,
     }
     Ok(())
 }
 
+/// What is shown, how it was seen, and how to end it.
 fn heading(session: &Session<'_>, lasted: Duration) -> String {
     let alive = session.registry.alive().count();
-    let lowered = session.lowered.last().map_or_else(String::new, |lowered| {
+    let mut lines = vec![
         format!(
-            ", lowered to {} Hz because observing took {:.2} % of all CPUs",
-            lowered.to_hz, lowered.overhead_pct
-        )
-    });
-    format!(
-        "{alive} VM{}, last {:.1} s, {}{lowered}",
-        if alive == 1 { "" } else { "s" },
-        lasted.as_secs_f64(),
-        session.manner()
-    )
+            "{alive} VM{}, last {:.1} s; Ctrl-C quits",
+            if alive == 1 { "" } else { "s" },
+            lasted.as_secs_f64(),
+        ),
+        session.manner(),
+    ];
+    lines.extend(session.lowered.last().map(Lowered::told));
+    lines.extend(session.above.as_ref().map(Above::told));
+    lines.join("\n")
 }
 
-/// The text drawn over what is on the terminal, without a flicker: every line
-/// clears what was right of it, the last one what was below.
-fn in_place(text: &str) -> String {
-    format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
+/// The text drawn over what is on the terminal, without a flicker: every line is cleared before
+/// it is written and ends at the terminal's edge, the last one clears what was below.
+fn in_place(text: &str, (columns, lines): (usize, usize)) -> String {
+    let wrapped = text.lines().flat_map(|line| in_columns(line, columns));
+    // The cursor ends up in the line below the last one.
+    let shown = wrapped.take(lines.saturating_sub(1));
+    let shown: Vec<String> = shown.map(|line| format!("\x1b[2K{line}")).collect();
+    format!("\x1b[H{}\x1b[J", shown.join("\r\n"))
+}
+
+/// A line broken between words, or where it meets the edge.
+fn in_columns(line: &str, columns: usize) -> Vec<String> {
+    let columns = columns.max(1);
+    let (mut lines, mut rest) = (Vec::new(), line);
+    while let Some((edge, _)) = rest.char_indices().nth(columns) {
+        let space = match rest[edge..].starts_with(' ') {
+            true => Some(edge),
+            false => rest[..edge].rfind(' '),
+        };
+        let (cut, next) = match space {
+            Some(space) if space > 0 => (space, space + 1),
+            _ => (edge, edge),
+        };
+        lines.push(rest[..cut].to_owned());
+        rest = &rest[next..];
+    }
+    lines.push(rest.to_owned());
+    lines
 }
 
 fn rows(options: &Options, session: &Session<'_>, update: Update) -> Vec<Row> {
@@ -197,7 +230,7 @@ fn rows(options: &Options, session: &Session<'_>, update: Update) -> Vec<Row> {
         })
         .collect();
     let by = |row: &Row| match options.sort {
-        Sort::Time => row.busy_pct,
+        Sort::Time => row.busy_pct.unwrap_or(0.0),
         Sort::Callbacks => row.callbacks_per_s,
         Sort::Mean => row.mean_ns.unwrap_or(0.0),
     };
@@ -233,8 +266,8 @@ fn row(tracked: &Tracked, figures: &Figures, lasted: Duration) -> Row {
         cgroup: name(&tracked.cgroup),
         callbacks_per_s: figures.callbacks as f64 / seconds,
         pages_per_s: figures.pages as f64 / seconds,
-        busy_pct: figures.busy_ns as f64 / 1e7 / seconds,
-        mean_ns: (figures.callbacks > 0).then(|| figures.busy_ns as f64 / figures.callbacks as f64),
+        busy_pct: figures.known_busy_ns().map(|ns| ns as f64 / 1e7 / seconds),
+        mean_ns: figures.mean_ns(),
         rate_zero_ns: figures.mean_at_rate_zero_ns(),
         p50_ns: latency.as_ref().map(|l| l.p50_ns),
         p90_ns: latency.as_ref().map(|l| l.p90_ns),
@@ -252,60 +285,153 @@ fn row(tracked: &Tracked, figures: &Figures, lasted: Duration) -> Row {
     }
 }
 
-fn table(rows: &[Row]) -> Table {
-    let mut columns = vec![Column::number("pid"), Column::text("VM")];
-    let numbers = [
-        "callbacks/s",
-        "CPU %",
-        "mean ns",
-        "at rate 0",
-        "p50",
-        "p90",
-        "p99",
-        "p99.9",
-        "max",
-        "young %",
-        "wait %",
-        "one SPTE %",
-    ];
-    columns.extend(numbers.map(Column::number));
-    columns.push(Column::text("asked by"));
-    let mut table = Table::new("", columns);
-    let whole = |ns: Option<u64>| ns.map_or_else(absent, |ns| figure(ns as f64));
-    let real = |value: Option<f64>| value.map_or_else(absent, figure);
+/// A column: its header, the rung that alone can fill it, and what it shows.
+struct Shown {
+    header: &'static str,
+    only: Option<Rung>,
+    cell: fn(&Row) -> String,
+}
+
+/// All columns, and how early each is left out where they do not fit: never (0), or the higher
+/// the earlier.
+const COLUMNS: [(u8, Shown); 15] = {
+    const fn any(header: &'static str, cell: fn(&Row) -> String) -> Shown {
+        let only = None;
+        Shown { header, only, cell }
+    }
+    const fn on(rung: Rung, header: &'static str, cell: fn(&Row) -> String) -> Shown {
+        let only = Some(rung);
+        Shown { header, only, cell }
+    }
+    use Rung::{Exact, Sampled};
+    [
+        (0, any("pid", |row| row.pid.to_string())),
+        (
+            0,
+            any("VM", |row| terminal::harmless(&row.comm).into_owned()),
+        ),
+        (0, any("callbacks/s", |row| figure(row.callbacks_per_s))),
+        (0, any("CPU (%)", |row| real(row.busy_pct))),
+        (0, any("mean (ns)", |row| real(row.mean_ns))),
+        (2, on(Sampled, "rate 0 (ns)", |row| real(row.rate_zero_ns))),
+        (6, on(Exact, "p50 (ns)", |row| nanoseconds(row.p50_ns))),
+        (8, on(Exact, "p90 (ns)", |row| nanoseconds(row.p90_ns))),
+        (1, on(Exact, "p99 (ns)", |row| nanoseconds(row.p99_ns))),
+        (9, on(Exact, "p99.9 (ns)", |row| nanoseconds(row.p999_ns))),
+        (5, on(Exact, "max (ns)", |row| nanoseconds(row.max_ns))),
+        (4, on(Exact, "young (%)", |row| real(row.young_pct))),
+        (7, on(Exact, "wait (%)", |row| real(row.wait_pct))),
+        (3, any("one SPTE (%)", |row| real(row.one_spte_pct))),
+        (
+            1,
+            any("asked by", |row| {
+                row.busiest_caller.unwrap_or("-").to_owned()
+            }),
+        ),
+    ]
+};
+
+/// The columns that this rung can fill, without the least important ones where the others are
+/// as wide as there is room for.
+fn table(rows: &[Row], rung: Rung, width: usize) -> Table {
+    let mut columns: Vec<&(u8, Shown)> = COLUMNS
+        .iter()
+        .filter(|(_, shown)| shown.only.is_none_or(|only| only == rung))
+        .collect();
+    loop {
+        let table = of_columns(rows, &columns);
+        let text = table.render(Format::Text);
+        let fits = text.lines().all(|line| line.chars().count() <= width);
+        let least = columns.iter().map(|(early, _)| *early).max();
+        match least.filter(|early| *early > 0) {
+            Some(least) if !fits => columns.retain(|(early, _)| *early != least),
+            _ => return table,
+        }
+    }
+}
+
+fn of_columns(rows: &[Row], columns: &[&(u8, Shown)]) -> Table {
+    const WORDS: [&str; 2] = ["VM", "asked by"];
+    let headers = columns.iter().map(|(_, shown)| match shown.header {
+        words if WORDS.contains(&words) => Column::text(words),
+        number => Column::number(number),
+    });
+    let mut table = Table::new("", headers.collect());
     for row in rows {
-        table.row(vec![
-            row.pid.to_string(),
-            report::terminal::harmless(&row.comm).into_owned(),
-            figure(row.callbacks_per_s),
-            figure(row.busy_pct),
-            real(row.mean_ns),
-            real(row.rate_zero_ns),
-            whole(row.p50_ns),
-            whole(row.p90_ns),
-            whole(row.p99_ns),
-            whole(row.p999_ns),
-            whole(row.max_ns),
-            real(row.young_pct),
-            real(row.wait_pct),
-            real(row.one_spte_pct),
-            row.busiest_caller.unwrap_or("–").to_owned(),
-        ]);
+        table.row(columns.iter().map(|(_, shown)| (shown.cell)(row)).collect());
     }
     table
 }
 
+fn nanoseconds(ns: Option<u64>) -> String {
+    real(ns.map(|ns| ns as f64))
+}
+
+fn real(value: Option<f64>) -> String {
+    value.map_or_else(absent, figure)
+}
+
 /// What is printed for a figure that was not seen.
 fn absent() -> String {
-    "–".to_owned()
+    "-".to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn row() -> Row {
+        Row {
+            vm: 0,
+            pid: 1_234_567,
+            comm: "qemu-system-x86".to_owned(),
+            cgroup: String::new(),
+            callbacks_per_s: 123_456.0,
+            pages_per_s: 123_456.0,
+            busy_pct: Some(12.5),
+            mean_ns: Some(12_345.0),
+            rate_zero_ns: Some(12_345.0),
+            p50_ns: Some(12_345),
+            p90_ns: Some(12_345),
+            p99_ns: Some(12_345),
+            p999_ns: Some(1_234_567),
+            max_ns: Some(1_234_567),
+            young_pct: None,
+            wait_pct: None,
+            one_spte_pct: None,
+            busiest_caller: Some("khugepaged"),
+        }
+    }
+
     #[test]
-    fn a_redrawn_text_clears_what_it_does_not_cover() {
-        assert_eq!(in_place("a\nb"), "\x1b[Ha\x1b[K\nb\x1b[J");
+    fn a_redrawn_text_clears_what_it_does_not_cover_and_wraps_at_the_edge() {
+        let drawn = in_place("ab\n\nabcde", (3, 5));
+        let lines = [
+            "\x1b[H\x1b[2Kab",
+            "\x1b[2K",
+            "\x1b[2Kabc",
+            "\x1b[2Kde\x1b[J",
+        ];
+        assert_eq!(drawn, lines.join("\r\n"));
+        assert_eq!(in_columns("ab cd é", 5), ["ab cd", "é"]);
+        assert_eq!(in_columns("ab cdé fg", 4), ["ab", "cdé", "fg"]);
+        assert!(
+            !in_place("a\nb\nc", (3, 3)).contains('c'),
+            "below the last line"
+        );
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_has_what_its_rung_sees() {
+        for rung in [Rung::Exact, Rung::Sampled] {
+            let text = |width| table(&[row()], rung, width).render(Format::Text);
+            let longest = text(80).lines().map(|line| line.chars().count()).max();
+            assert!(longest.is_some_and(|longest| longest <= 80), "{}", text(80));
+            assert!(text(80).contains("mean (ns)"), "{}", text(80));
+            assert_eq!(text(500).contains("p99 (ns)"), rung == Rung::Exact);
+            assert_eq!(text(500).contains("rate 0 (ns)"), rung == Rung::Sampled);
+            // What tells most is left out last.
+            assert!(text(10).contains("callbacks/s"), "{}", text(10));
+        }
     }
 }

@@ -29,6 +29,12 @@ fn options_out_of_range_are_refused_before_anything_is_tried() {
         (["record", "--rate", "997,4001"], ["--rate", "4000"]),
         (["record", "--rate", ""], ["--rate", "invalid"]),
         (["record", "--stack-every", "0"], ["--stack-every", "0"]),
+        (["record", "--pid", "qemu"], ["--pid", "like 4711"]),
+        (
+            ["record", "--event-every", "-"],
+            ["--event-every", "like 10000"],
+        ),
+        (["top", "--count", "0"], ["--count", "at least 1"]),
         (["record", "--duration", "0s"], ["--duration", "time"]),
         (["record", "--duration", "10"], ["--duration", "10s"]),
         (
@@ -46,7 +52,10 @@ fn options_out_of_range_are_refused_before_anything_is_tried() {
         ),
         (["top", "--interval", "0s"], ["--interval", "time"]),
         (["census", "--interval", "0s"], ["--interval", "time"]),
-        (["exporter", "--listen", "here"], ["--listen", "here"]),
+        (
+            ["exporter", "--listen", "here"],
+            ["--listen", "write 127.0.0.1:9847"],
+        ),
         (["census", "--count", "3"], ["--interval", "required"]),
     ] {
         let output = run(&arguments);
@@ -98,6 +107,7 @@ fn a_process_that_does_not_exist_or_has_no_vm_is_named() {
     assert_refused(&gone, &["no process 4194304"]);
     let without = record("1").expect("it starts");
     assert_refused(&without, &["no VM", "process 1", "--wait"]);
+    assert_refused(&run(&["census", "--pid", "1"]), &["no VM", "process 1"]);
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
 }
 
@@ -124,6 +134,43 @@ fn an_output_that_exists_or_cannot_be_written_stops_it_before_it_starts() {
         &record(nowhere),
         &["cannot write in the folder", "--output"],
     );
+}
+
+#[test]
+fn standard_output_that_is_full_is_named() {
+    let Some(()) = live::require("standard_output_that_is_full_is_named", host()) else {
+        return;
+    };
+    let full = fs::OpenOptions::new().write(true).open("/dev/full");
+    let output = rmapscope()
+        .arg("doctor")
+        .stdout(full.expect("/dev/full"))
+        .output()
+        .expect("it starts");
+    assert_refused(&output, &["standard output", "No space left"]);
+}
+
+#[test]
+fn schemes_of_two_recordings_are_refused() {
+    let name = "schemes_of_two_recordings_are_refused";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("profile.jsonl");
+    let recorded = rmapscope()
+        .args(["record", "--quiet", "--duration", "200ms", "--output"])
+        .arg(&path)
+        .output()
+        .expect("it starts");
+    guest.stop().expect("stops");
+    assert!(recorded.status.success(), "{}", stderr(&recorded));
+    let output = rmapscope()
+        .args(["compare", "--schemes", "bitlock"])
+        .args([&path, &path])
+        .output();
+    assert_refused(&output.expect("it starts"), &["--schemes", "recordings"]);
 }
 
 #[test]

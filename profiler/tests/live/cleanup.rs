@@ -45,7 +45,9 @@ fn leaves_nothing(signal: Signal) {
         "{programs:?} {maps:?}"
     );
     assert!(are_loaded(&programs, &maps), "the check sees what is there");
-    recording.end(Some(signal));
+    let ended = recording.end(Some(signal));
+    let files = usize::from(signal != Signal::SIGKILL);
+    assert_eq!(ended.left.len(), files, "{signal}: {:?}", ended.left);
     wait_until_freed(&programs, &maps, signal);
 }
 

@@ -126,6 +126,35 @@ fn a_signal_ends_a_recording_and_keeps_what_there_is() {
 }
 
 #[test]
+fn the_rate_reached_is_one_of_each_cpu_also_in_the_last_stretch() {
+    let _alone = live::exclusive();
+    let name = "the_rate_reached_is_one_of_each_cpu_also_in_the_last_stretch";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    // One rate is one stretch, which ends when the programs are detached.
+    let options = ["--mechanism", "sampled", "--rate", "997"];
+    let ended = Recording::lasting("1s", &options).end(None);
+    guest.stop().expect("stops");
+    let run = ended.file().records.iter().find_map(|r| match r {
+        Record::Run(run) => Some(run),
+        _ => None,
+    });
+    let run = run.expect("it was recorded");
+    let sampling = run.sampling.value().expect("it was sampled");
+    assert!(sampling.samples > 0, "{sampling:?}");
+    // An idle CPU takes no samples, so what was asked for is no measure.
+    let cpus = aya::util::online_cpus().expect("CPUs").len();
+    let of_each = sampling.samples as f64 / run.duration_s / cpus as f64;
+    let off = (sampling.reached_hz / of_each - 1.0).abs();
+    assert!(
+        off < 0.01,
+        "{sampling:?}, {of_each} Hz on each of {cpus} CPUs"
+    );
+}
+
+#[test]
 fn a_vm_that_ends_is_closed_in_the_record() {
     let _alone = live::exclusive();
     let name = "a_vm_that_ends_is_closed_in_the_record";

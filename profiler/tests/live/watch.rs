@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Recording, host, reclaim_host, rmapscope, stderr};
+use crate::common::{Ended, Recording, host, reclaim_host, rmapscope, stderr};
 use guest::{Driver, Guest, GuestConfig, live};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use report::schema::{LossRecord, Record};
 
 /// An exporter for this process's VMs that is killed if a test fails.
 pub(crate) struct Exporter {
@@ -194,33 +195,94 @@ fn a_recording_gives_up_what_it_does_not_need() {
     assert!(ended.file.is_some(), "{}", ended.said);
 }
 
+/// What a recording with a limit asked for, in Hz, and what it says of the limit.
+fn asked_and_told(ended: &Ended) -> (Vec<f64>, Vec<String>) {
+    let (mut rates, mut told) = (Vec::new(), Vec::new());
+    for record in &ended.file().records {
+        match record {
+            Record::Run(run) => rates.extend(run.sampling.value().map(|s| s.asked_hz)),
+            Record::Loss(loss) if loss.signal == LossRecord::SAMPLING_RATE => {
+                told.push(loss.cause.clone());
+            }
+            _ => {}
+        }
+    }
+    (rates, told)
+}
+
 #[test]
 fn sampling_is_slowed_down_when_observing_costs_too_much() {
     let _alone = live::exclusive();
     let name = "sampling_is_slowed_down_when_observing_costs_too_much";
+    let Some(()) = live::require(name, host()) else {
+        return;
+    };
+    // Nobody ages it: what observing costs is samples.
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    let recording = Recording::start(&["--mechanism", "sampled", "--max-overhead", "0.05"]);
+    std::thread::sleep(Duration::from_secs(4));
+    let ended = recording.end(Some(Signal::SIGINT));
+    guest.stop().expect("stops");
+    let (rates, told) = asked_and_told(&ended);
+    let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(rates.len() > 2 && least < 997.0, "{rates:?}");
+    assert!(told.iter().any(|told| told.contains("lowered")), "{told:?}");
+}
+
+#[test]
+fn a_limit_that_fewer_samples_cannot_keep_is_told_once_and_lowers_nothing() {
+    let _alone = live::exclusive();
+    let name = "a_limit_that_fewer_samples_cannot_keep_is_told_once_and_lowers_nothing";
     let Some(()) = live::require(name, reclaim_host()) else {
         return;
     };
     let guest = Guest::start(GuestConfig::new(1024, 2).with_driver(Driver::Reclaim));
     let mut guest = guest.expect("the guest starts");
-    let recording = Recording::start(&["--mechanism", "sampled", "--max-overhead", "0.001"]);
     guest.start_driving().expect("drives");
+    let recording = Recording::start(&["--mechanism", "sampled", "--max-overhead", "0.001"]);
     std::thread::sleep(Duration::from_secs(4));
     let ended = recording.end(Some(Signal::SIGINT));
     guest.stop().expect("stops");
-    let file = ended.file();
-    let rates: Vec<f64> = file
-        .records
-        .iter()
-        .filter_map(|record| match record {
-            report::schema::Record::Run(run) => Some(run.sampling.value()?.asked_hz),
-            _ => None,
-        })
-        .collect();
-    let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
-    assert!(rates.len() > 2 && least < 997.0, "{rates:?}");
-    let said = file.records.iter().any(|record| {
-        matches!(record, report::schema::Record::Loss(loss) if loss.cause.contains("lowered"))
-    });
-    assert!(said, "the change is recorded");
+    let (rates, told) = asked_and_told(&ended);
+    assert_eq!(rates.len(), 2, "{rates:?}");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("limit of 0.001 % could not be kept"),
+        "{told:?}"
+    );
+    assert_eq!(
+        ended.said.matches("could not be kept").count(),
+        1,
+        "{}",
+        ended.said
+    );
+}
+
+#[test]
+fn a_filter_that_no_vm_passes_says_so() {
+    let _alone = live::exclusive();
+    let Some(()) = live::require("a_filter_that_no_vm_passes_says_so", host()) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(64, 1)).expect("the guest starts");
+    let pid = std::process::id().to_string();
+    let output = rmapscope()
+        .args([
+            "top",
+            "--count",
+            "1",
+            "--interval",
+            "100ms",
+            "--filter",
+            "nothing",
+        ])
+        .args(["--pid", &pid])
+        .output()
+        .expect("it starts");
+    guest.stop().expect("stops");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("No VM has \"nothing\" in its command or cgroup."),
+        "{text}"
+    );
 }

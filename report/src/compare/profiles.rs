@@ -5,7 +5,9 @@
 //! - **Means** are held against each other by a two-sided z test. Their error is that
 //!   of the timer samples (Poisson) or of the timed calls; where the runs of one file
 //!   differ by more than that, it is the error between its runs. One run shows no
-//!   difference between runs: record several, and merge them.
+//!   difference between runs: record several, and merge them. Sampled means are those at
+//!   rate zero where both profiles have samples enough for them at the same rates, and
+//!   elsewhere the plain means at the rates both used.
 //! - **Quantiles** differ where their 95 % intervals from order statistics do not meet.
 //! - **Rates** are counted and not sampled: only a difference between runs tells
 //!   chance from change (Mann-Whitney), which needs four on each side.
@@ -16,15 +18,15 @@ mod figures;
 
 use serde::Serialize;
 
-use self::figures::{mean, quantile, rate, rates};
+use self::figures::{Means, mean, means, quantile, rate, rates};
 use super::{
     NotComparable,
-    real::{Band, Group, common_bands, cost_in},
+    real::{Band, Group, RealCost, common_bands, cost_in},
 };
 use crate::{
     Observed, ResultFile,
     schema::{CallbackKind, ResultKind},
-    stats::{SIGNIFICANT, both_tails, mann_whitney_p},
+    stats::{LEAST_SAMPLES, SIGNIFICANT, both_tails, mann_whitney_p},
     table::{Column, Table, count, figure, signed_percent, with_interval},
 };
 
@@ -111,6 +113,10 @@ pub struct ProfileChange {
     pub p: Option<f64>,
     /// Whether they differ by more than chance.
     pub significant: bool,
+    /// Where the means are plain ones, the sampling rates they are of; too few samples
+    /// tell those at rate zero.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plain_at_hz: Vec<u32>,
 }
 
 /// Two profiles.
@@ -144,24 +150,22 @@ pub fn compare_profiles(
         }
     }
     let (mut changes, mut only_one) = (Vec::new(), 0);
-    for (group, band) in common_bands(base, new) {
-        let (old, now) = (
-            cost_in(base, group, &band, None),
-            cost_in(new, group, &band, None),
-        );
+    let bands = common_bands(base, new);
+    for (group, band) in &bands {
+        let [old, now] = [base, new].map(|file| cost_in(file, *group, band, None));
         if !old.is_supported() || !now.is_supported() {
             only_one += 1;
             continue;
         }
-        if old.mechanism != now.mechanism {
-            return Err(NotComparable::Mechanism {
-                base: base.path.clone(),
-                there: old.mechanism,
-                here: now.mechanism,
-            });
+        let of = |measure| change((base, &old), (new, &now), *group, band, measure);
+        for measure in Measure::ALL {
+            changes.extend(of(measure)?);
         }
-        let of = |measure| change(base, new, group, &band, measure);
-        changes.extend(Measure::ALL.into_iter().filter_map(of));
+    }
+    if changes.is_empty()
+        && let Some(too_few) = [base, new].into_iter().find_map(|f| too_few(f, &bands))
+    {
+        return Err(too_few);
     }
     if changes.is_empty() {
         return Err(NotComparable::NothingInCommon {
@@ -177,48 +181,86 @@ pub fn compare_profiles(
     })
 }
 
+/// What a profile has too few samples of, if no band has enough.
+fn too_few(file: &ResultFile, bands: &[(Group, Band)]) -> Option<NotComparable> {
+    let costs = bands
+        .iter()
+        .map(|(group, band)| (group, band, cost_in(file, *group, band, None)));
+    let costs: Vec<_> = costs.collect();
+    let is_enough = |cost: &RealCost| cost.is_supported() || cost.samples.is_none();
+    let has_any = |cost: &RealCost| cost.callbacks > 0;
+    if costs
+        .iter()
+        .any(|(_, _, cost)| has_any(cost) && is_enough(cost))
+    {
+        return None;
+    }
+    let (group, band, cost) = costs
+        .into_iter()
+        .max_by_key(|(_, _, cost)| (cost.samples, cost.callbacks))?;
+    Some(NotComparable::TooFew {
+        path: file.path.clone(),
+        of: format!("{} at {band} SPTEs, {} callbacks", group.0, cost.callbacks),
+        samples: cost.samples.unwrap_or(0),
+        least: LEAST_SAMPLES,
+    })
+}
+
 fn change(
-    base: &ResultFile,
-    new: &ResultFile,
+    (base, base_cost): (&ResultFile, &RealCost),
+    (new, new_cost): (&ResultFile, &RealCost),
     group: Group,
     band: &Band,
     measure: Measure,
-) -> Option<ProfileChange> {
-    let (old, now, p, significant) = match measure {
+) -> Result<Option<ProfileChange>, NotComparable> {
+    let mut plain_at_hz = Vec::new();
+    let found = match measure {
         Measure::Callback | Measure::RmapPart => {
-            let (old, now) = (
-                mean(base, group, band, measure)?,
-                mean(new, group, band, measure)?,
-            );
-            let half = |f: &Figure| f.ci95.map_or(0.0, |(low, high)| (high - low) / 2.0);
-            let se = half(&old).hypot(half(&now)) / 1.96;
-            let p = both_tails((now.value - old.value).abs() / se.max(f64::MIN_POSITIVE));
-            (old, now, Some(p), p <= SIGNIFICANT)
+            let how = means((base, base_cost), (new, new_cost), group, band, measure)?;
+            if let Means::Plain(periods) = &how {
+                let hz = |period: &u64| (1e9 / *period as f64).round() as u32;
+                plain_at_hz = periods.iter().rev().map(hz).collect();
+            }
+            let of = |file| mean(file, group, band, measure, &how);
+            of(base).zip(of(new)).map(by_z_test)
         }
         Measure::P50 | Measure::P99 => {
-            let (old, now) = (
-                quantile(base, group, band, measure)?,
-                quantile(new, group, band, measure)?,
-            );
-            let ((a, b), (c, d)) = (old.ci95?, now.ci95?);
-            (old, now, None, b < c || d < a)
+            let of = |file| quantile(file, group, band, measure);
+            of(base).zip(of(new)).and_then(by_intervals)
         }
-        Measure::Rate => {
-            let (before, after) = (rates(base, group, band), rates(new, group, band));
-            let p = mann_whitney_p(&before, &after)?;
-            (rate(&before)?, rate(&after)?, Some(p), p <= SIGNIFICANT)
-        }
+        Measure::Rate => by_rank([base, new].map(|file| rates(file, group, band))),
     };
-    Some(ProfileChange {
+    Ok(found.map(|(base, new, p, significant)| ProfileChange {
         kind: group.0,
         several_pages: group.1,
         band: band.clone(),
         measure,
-        base: old,
-        new: now,
+        base,
+        new,
         p,
         significant,
-    })
+        plain_at_hz,
+    }))
+}
+
+/// Two figures, the probability of their difference by chance, and whether it is significant.
+type Tested = (Figure, Figure, Option<f64>, bool);
+
+fn by_z_test((old, now): (Figure, Figure)) -> Tested {
+    let half = |f: &Figure| f.ci95.map_or(0.0, |(low, high)| (high - low) / 2.0);
+    let se = half(&old).hypot(half(&now)) / 1.96;
+    let p = both_tails((now.value - old.value).abs() / se.max(f64::MIN_POSITIVE));
+    (old, now, Some(p), p <= SIGNIFICANT)
+}
+
+fn by_intervals((old, now): (Figure, Figure)) -> Option<Tested> {
+    let ((a, b), (c, d)) = (old.ci95?, now.ci95?);
+    Some((old, now, None, b < c || d < a))
+}
+
+fn by_rank([before, after]: [Vec<f64>; 2]) -> Option<Tested> {
+    let p = mann_whitney_p(&before, &after)?;
+    Some((rate(&before)?, rate(&after)?, Some(p), p <= SIGNIFICANT))
 }
 
 fn differences(base: &ResultFile, new: &ResultFile) -> Vec<(String, String, String)> {
@@ -302,11 +344,14 @@ fn table<'a>(first: &ProfileChange, rows: impl Iterator<Item = &'a ProfileChange
     ];
     let mut table = Table::new(title, columns);
     let shown = |f: &Figure| with_interval(f.value, f.ci95);
+    let mut plain_at_hz: Vec<u32> = Vec::new();
     for row in rows {
+        plain_at_hz.extend(&row.plain_at_hz);
+        let mark = if row.plain_at_hz.is_empty() { "" } else { " *" };
         let change = row.new.value - row.base.value;
         let percent = signed_percent(change, row.base.value);
         table.row(vec![
-            row.band.to_string(),
+            format!("{}{mark}", row.band),
             shown(&row.base),
             shown(&row.new),
             if row.significant {
@@ -323,5 +368,16 @@ fn table<'a>(first: &ProfileChange, rows: impl Iterator<Item = &'a ProfileChange
         "{}; ~: no difference at p ≤ 0.05.",
         first.measure.test()
     ));
+    plain_at_hz.sort_unstable();
+    plain_at_hz.dedup();
+    if !plain_at_hz.is_empty() {
+        let rates: Vec<String> = plain_at_hz.iter().map(u32::to_string).collect();
+        table.note(format!(
+            "*: plain means, of both at {} Hz; sampling makes them higher than they are without. \
+             For the mean at rate zero one of the two has too few samples, or was sampled at \
+             other rates: record longer, in the same way.",
+            rates.join(" and ")
+        ));
+    }
     table
 }

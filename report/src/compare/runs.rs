@@ -42,6 +42,21 @@ pub enum NotComparable {
         /// What measured the newer one.
         here: String,
     },
+    /// A profile is too short for any mean.
+    #[error(
+        "{path} has too few samples for a mean: at most {samples} of one kind and chain length \
+         ({of}), and {least} are needed; record longer"
+    )]
+    TooFew {
+        /// The profile.
+        path: std::path::PathBuf,
+        /// What it has most samples of.
+        of: String,
+        /// How many.
+        samples: u64,
+        /// How many a mean needs.
+        least: u64,
+    },
     /// The runs are of two hosts, or of one that was changed.
     #[error(
         "{base} was measured elsewhere: its {what} is {there}, here it is {here}; \

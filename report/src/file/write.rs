@@ -1,4 +1,6 @@
-//! Writing a result file: to a temporary name first, never over another.
+//! Writing a result file: without a name until it is whole, never over another.
+
+mod unfinished;
 
 use std::{
     io::{BufWriter, Write as _},
@@ -6,8 +8,7 @@ use std::{
     time::Instant,
 };
 
-use tempfile::NamedTempFile;
-
+use self::unfinished::{Refused, Unfinished};
 use crate::schema::{Context, Disturbance, End, Outcome, Record};
 
 /// Why a result file could not be written.
@@ -52,12 +53,13 @@ const MOST_BESIDE: u32 = 99;
 
 /// Writes one result file.
 ///
-/// Dropped without [`finish`](Self::finish), it removes what it wrote.
+/// Dropped without [`finish`](Self::finish), it removes what it wrote; where the file system
+/// has files without names, even being killed leaves nothing.
 #[derive(Debug)]
 pub struct ResultWriter {
     path: PathBuf,
-    // Dropped in this order: the temporary file goes before its folders.
-    out: BufWriter<NamedTempFile>,
+    // Dropped in this order: the unfinished file goes before its folders.
+    out: BufWriter<Unfinished>,
     made: MadeFolders,
     records: u64,
     started: Instant,
@@ -87,15 +89,10 @@ impl ResultWriter {
             cause,
         };
         let made = MadeFolders::make(folder).map_err(refused)?;
-        let temporary = tempfile::Builder::new()
-            .prefix(".rmapscope-")
-            .suffix(".partial")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(folder)
-            .map_err(refused)?;
+        let unfinished = Unfinished::new(folder).map_err(refused)?;
         let mut writer = Self {
             path: path.to_owned(),
-            out: BufWriter::new(temporary),
+            out: BufWriter::new(unfinished),
             made,
             records: 0,
             started: Instant::now(),
@@ -154,19 +151,16 @@ impl ResultWriter {
             path: path.clone(),
             cause,
         };
-        let temporary = out.into_inner().map_err(|e| failed(e.into_error()))?;
-        temporary.as_file().sync_all().map_err(failed)?;
-        let mut temporary = temporary;
+        let mut unfinished = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        unfinished.as_file().sync_all().map_err(failed)?;
         for name in names_beside(&path) {
-            match temporary.persist_noclobber(&name) {
-                Ok(_) => {
+            match unfinished.persist(&name) {
+                Ok(()) => {
                     made.keep();
                     return Ok(name);
                 }
-                Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    temporary = e.file;
-                }
-                Err(e) => return Err(failed(e.error)),
+                Err(Refused::Taken(again)) => unfinished = again,
+                Err(Refused::Io(cause)) => return Err(failed(cause)),
             }
         }
         Err(WriteError::Exists(path))

@@ -207,7 +207,8 @@ pub struct CensusRecord {
     pub longest_chunk_ms: Option<f64>,
 }
 
-/// Something that was not counted or not attributed, and how often.
+/// Something that was not counted or not attributed, and how often; with the signal
+/// `sampling rate`, what became of the limit on the cost of observing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LossRecord {
     /// The run.
@@ -218,6 +219,11 @@ pub struct LossRecord {
     pub cause: String,
     /// How often.
     pub count: Observed<u64>,
+}
+
+impl LossRecord {
+    /// The signal of what a limit on the cost of observing led to.
+    pub const SAMPLING_RATE: &'static str = "sampling rate";
 }
 
 /// What one of the profiler's kernel programs cost.

@@ -9,8 +9,8 @@
 
 use super::{SampledMean, fit_line};
 
-/// Samples below which a rate says too little to extrapolate from.
-const LEAST_SAMPLES: u64 = 20;
+/// Samples below which a mean says too little, to be printed or to extrapolate from.
+pub const LEAST_SAMPLES: u64 = 20;
 /// How many times the lowest rate the highest has to be: what lies close
 /// together says nothing about what lies far away.
 const LEAST_SPREAD: f64 = 2.0;

@@ -6,8 +6,8 @@ use super::profile::duration_s;
 use crate::{
     Observed, ResultFile,
     latency::Latency,
-    schema::{CallbackKind, CallbackRecord, CallerClass, Record},
-    stats::{AtRate, SampledMean, at_rate_zero, sampled_mean_ns},
+    schema::{CallbackKind, CallbackRecord, CallerClass, ChainLen, Record},
+    stats::{AtRate, LEAST_SAMPLES, SampledMean, at_rate_zero, sampled_mean_ns},
     table::{Column, Table, count, figure, with_interval},
     terminal,
 };
@@ -56,7 +56,7 @@ impl Sums {
         }
         let samples = self.sampled.values().map(|at| at.samples);
         let samples = samples.fold(0, u64::saturating_add);
-        if samples == 0 {
+        if samples < LEAST_SAMPLES {
             return dash();
         }
         let times = self.sampled.values();
@@ -83,6 +83,16 @@ impl Sums {
     }
 }
 
+/// What stands for the VM where there is none.
+fn nobody(file: &ResultFile, record: &CallbackRecord) -> &'static str {
+    match record.chain_len {
+        ChainLen::Ambiguous => "ambiguous",
+        ChainLen::Outside => "not recorded",
+        _ if file.context.merged_from.is_empty() => "not recorded",
+        _ => "all",
+    }
+}
+
 fn dash() -> String {
     "-".to_owned()
 }
@@ -104,7 +114,7 @@ fn sums(file: &ResultFile) -> BTreeMap<Key, Sums> {
                 Some(vm) => names.get(&(record.run, vm)).cloned(),
                 None => None,
             };
-            let vm = vm.unwrap_or_else(dash);
+            let vm = vm.unwrap_or_else(|| nobody(file, record).to_owned());
             let key = (vm, record.kind, record.caller);
             sums.entry(key).or_default().add(record);
         }
@@ -166,8 +176,9 @@ pub(super) fn counted(file: &ResultFile) -> Table {
         table.row(row(key, figures));
     }
     table.note(
-        "- means that it could not be observed, the mechanisms below say why; as a VM it is none of \
-         the recorded ones, or all of them where files were merged.",
+        "- means that it could not be observed, the mechanisms below say why, or that a mean has \
+         fewer than 20 samples. not recorded: in no VM that is recorded; ambiguous: at \
+         addresses of several VMs; all: VMs of files that were merged.",
     );
     table
 }

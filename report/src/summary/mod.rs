@@ -6,6 +6,7 @@ pub mod census;
 mod cores;
 mod goals;
 mod held_up;
+mod losses;
 mod matrix;
 mod pass;
 mod profile;
@@ -47,7 +48,8 @@ pub fn heading(file: &ResultFile) -> Vec<String> {
         .git_revision
         .value()
         .map_or("unknown revision", String::as_str);
-    let mut lines = vec![
+    let mut lines: Vec<String> = partial(file).into_iter().collect();
+    lines.extend([
         format!("host:    {}", context.host.label),
         format!(
             "program: rmapscope {} ({revision}), {}{}",
@@ -61,7 +63,7 @@ pub fn heading(file: &ResultFile) -> Vec<String> {
         ),
         format!("command: {}", context.command.join(" ")),
         format!("time:    {}", context.created_utc),
-    ];
+    ]);
     if let Some(lock) = &context.mmu_lock {
         lines.push(format!("model:   mmu_lock is {lock}"));
     }
@@ -79,4 +81,17 @@ pub fn heading(file: &ResultFile) -> Vec<String> {
         .iter()
         .map(|line| terminal::harmless(line).into_owned())
         .collect()
+}
+
+/// That a file is not whole, why, and how much there is.
+fn partial(file: &ResultFile) -> Option<String> {
+    if file.is_complete() {
+        return None;
+    }
+    let (seconds, what) = match file.context.kind {
+        ResultKind::Profile => (profile::duration_s(file), "recorded"),
+        _ => (file.end.elapsed_s, "of work"),
+    };
+    let reason = file.end.reason.as_deref().unwrap_or("ended early");
+    Some(format!("PARTIAL: {reason}; {seconds:.1} s {what}"))
 }

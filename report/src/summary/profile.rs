@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{callers, held_up, stacks};
+use super::{callers, held_up, losses, stacks};
 use crate::{
     Observed, ResultFile,
     compare::real_costs,
@@ -23,7 +23,8 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
         census(file),
         vms(file),
         mechanisms(file),
-        losses(file),
+        losses::rates(file),
+        losses::table(file),
         overhead(file),
     ];
     all.into_iter().filter(|t| !t.is_empty()).collect()
@@ -240,9 +241,11 @@ fn mechanisms(file: &ResultFile) -> Table {
         let mechanism = match &m.mechanism {
             Observed::Value(name) if m.exact => name.clone(),
             Observed::Value(name) => format!("{name} (sampled)"),
-            Observed::Missing(reason) => format!("none: {reason}"),
+            Observed::Missing(reason) => format!("none: {}", refusal(&mut table, reason)),
         };
-        let row = vec![m.signal.clone(), mechanism, m.passed_over.join("; ")];
+        let better = m.passed_over.iter().map(|it| refusal(&mut table, it));
+        let better: Vec<String> = better.collect();
+        let row = vec![m.signal.clone(), mechanism, better.join("; ")];
         if !seen.contains(&row) {
             seen.push(row.clone());
             table.row(row);
@@ -251,36 +254,12 @@ fn mechanisms(file: &ResultFile) -> Table {
     table
 }
 
-fn losses(file: &ResultFile) -> Table {
-    let mut sums: BTreeMap<(&str, &str), Observed<u64>> = BTreeMap::new();
-    for record in &file.records {
-        let Record::Loss(loss) = record else { continue };
-        let sum = sums
-            .entry((&loss.signal, &loss.cause))
-            .or_insert(Observed::Value(0));
-        *sum = match (&*sum, &loss.count) {
-            (Observed::Value(a), Observed::Value(b)) => Observed::Value(a.saturating_add(*b)),
-            (Observed::Missing(reason), _) | (_, Observed::Missing(reason)) => {
-                Observed::Missing(reason.clone())
-            }
-        };
+/// `mechanism: why not`, the reason as the number of a note.
+fn refusal(table: &mut Table, refused: &str) -> String {
+    match refused.split_once(": ") {
+        Some((mechanism, reason)) => format!("{mechanism} {}", table.numbered(reason)),
+        None => refused.to_owned(),
     }
-    let mut table = Table::new(
-        "Losses",
-        vec![
-            Column::text("signal"),
-            Column::text("cause"),
-            Column::number("count"),
-        ],
-    );
-    for ((signal, cause), sum) in sums {
-        let shown = match sum {
-            Observed::Value(n) => count(n),
-            Observed::Missing(reason) => format!("unknown: {reason}"),
-        };
-        table.row(vec![signal.to_owned(), cause.to_owned(), shown]);
-    }
-    table
 }
 
 fn overhead(file: &ResultFile) -> Table {
@@ -331,6 +310,10 @@ fn overhead(file: &ResultFile) -> Table {
         let misses = misses.map_or_else(|| "-".to_owned(), count);
         table.row(vec![program.to_owned(), count(runs), each, share, misses]);
     }
-    table.note("runs, CPU (%): of one CPU, while BPF statistics were on: the recorded time, or its beginning.");
+    table.note(
+        "runs, CPU (%): of one CPU, while BPF statistics were on: the recorded time, or its \
+         beginning. Observing a callback can cost more than the callback: what runs at each is \
+         its count times ns/run, and no sampling rate changes that.",
+    );
     table
 }

@@ -1,13 +1,128 @@
 //! The figures of one profile: means, quantiles and rates with their errors.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Figure, Measure};
 use crate::{
     Observed, ResultFile,
-    compare::real::{Band, Group, callbacks_in, cost_in},
+    compare::{
+        NotComparable,
+        real::{Band, Group, RealCost, callbacks_in, cost_in},
+    },
     latency::Latency,
     schema::Record,
-    stats::SampledMean,
+    stats::{LEAST_SAMPLES, SampledMean, sampled_mean_ns},
 };
+
+/// Which means of two profiles are held against each other.
+pub(super) enum Means {
+    /// The best that both have: of every call, or at rate zero.
+    Best,
+    /// Those of the samples with these periods, ns.
+    Plain(BTreeSet<u64>),
+}
+
+/// The means that two profiles both have.
+///
+/// # Errors
+/// If one was timed and the other sampled, or they were sampled at different rates.
+pub(super) fn means(
+    (base, old): (&ResultFile, &RealCost),
+    (new, now): (&ResultFile, &RealCost),
+    group: Group,
+    band: &Band,
+    measure: Measure,
+) -> Result<Means, NotComparable> {
+    let apart = |there, here| {
+        let base = base.path.clone();
+        Err(NotComparable::Mechanism { base, there, here })
+    };
+    if instrument(old) != instrument(now) {
+        return apart(old.mechanism.clone(), now.mechanism.clone());
+    }
+    let at_zero = |cost: &RealCost| match measure {
+        Measure::RmapPart => cost.rate_zero.1.is_some(),
+        _ => cost.rate_zero.0.is_some(),
+    };
+    let periods = [base, new].map(|file| periods(file, group, band));
+    let is_sampled = periods.iter().any(|periods| !periods.is_empty());
+    if !is_sampled || (periods[0] == periods[1] && at_zero(old) && at_zero(now)) {
+        return Ok(Means::Best);
+    }
+    let common: BTreeSet<u64> = periods[0].intersection(&periods[1]).copied().collect();
+    if common.is_empty() {
+        let [there, here] = periods.map(|periods| {
+            let hz = |period: &u64| format!("{:.0}", 1e9 / *period as f64);
+            let rates: Vec<String> = periods.iter().rev().map(hz).collect();
+            format!("{} at {} Hz", instrument(old), rates.join(" and "))
+        });
+        return apart(there, here);
+    }
+    Ok(Means::Plain(common))
+}
+
+/// What observed a cost, whatever was made of it then.
+fn instrument(cost: &RealCost) -> &str {
+    let name = cost.mechanism.split(", at rate zero").next();
+    name.unwrap_or_default()
+}
+
+/// Periods of the samples that a profile has of a group's callbacks, where it sampled.
+fn periods(file: &ResultFile, group: Group, band: &Band) -> BTreeSet<u64> {
+    let records = callbacks_in(file, group, band, None);
+    let timed_or = records.map(|record| match (&record.latency, &record.samples) {
+        (Observed::Missing(_), Observed::Value(samples)) if record.callbacks > 0 => {
+            Some(samples.period_ns)
+        }
+        _ => None,
+    });
+    timed_or.flatten().collect()
+}
+
+/// The mean of the means at some rates, each as heavy as the others: profiles that spent
+/// their time on them differently still compare.
+fn plain(
+    file: &ResultFile,
+    group: Group,
+    band: &Band,
+    measure: Measure,
+    run: Option<u32>,
+    of: &BTreeSet<u64>,
+) -> Option<(SampledMean, u64)> {
+    let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for record in callbacks_in(file, group, band, run) {
+        if let Observed::Value(samples) = &record.samples
+            && of.contains(&samples.period_ns)
+        {
+            let found = match measure {
+                Measure::RmapPart => samples.walk(),
+                _ => samples.total(),
+            };
+            let sum = sums.entry(samples.period_ns).or_default();
+            sum.0 = sum.0.saturating_add(found);
+            sum.1 = sum.1.saturating_add(record.callbacks);
+        }
+    }
+    let samples = sums.values().map(|(samples, _)| *samples);
+    let samples = samples.fold(0, u64::saturating_add);
+    let means = sums
+        .iter()
+        .filter_map(|(period, (samples, callbacks))| sampled_mean_ns(*samples, *period, *callbacks))
+        .collect::<Vec<_>>();
+    if means.is_empty() {
+        return None;
+    }
+    let rates = means.len() as f64;
+    let mean_ns = means.iter().map(|mean| mean.mean_ns).sum::<f64>() / rates;
+    let square = |mean: &SampledMean| mean.half_ns().powi(2);
+    let half_ns = means.iter().map(square).sum::<f64>().sqrt() / rates;
+    let mean = SampledMean {
+        mean_ns,
+        low_ns: mean_ns - half_ns,
+        high_ns: mean_ns + half_ns,
+    };
+    Some((mean, samples))
+}
 
 /// A mean with the wider of the errors within and between runs.
 pub(super) fn mean(
@@ -15,8 +130,12 @@ pub(super) fn mean(
     group: Group,
     band: &Band,
     measure: Measure,
+    how: &Means,
 ) -> Option<Figure> {
     let pick = |run| -> Option<(SampledMean, u64)> {
+        if let Means::Plain(periods) = how {
+            return plain(file, group, band, measure, run, periods);
+        }
         let cost = cost_in(file, group, band, run);
         let mean = match measure {
             Measure::RmapPart => cost.walk,
@@ -25,6 +144,9 @@ pub(super) fn mean(
         Some((mean?, cost.samples.unwrap_or(cost.callbacks)))
     };
     let (all, n) = pick(None)?;
+    if matches!(how, Means::Plain(_)) && n < LEAST_SAMPLES {
+        return None;
+    }
     let within = all.half_ns();
     let runs: Vec<f64> = runs(file)
         .filter_map(|(run, _)| Some(pick(Some(run))?.0.mean_ns))
