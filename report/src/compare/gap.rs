@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Row, looks_at_all};
+use super::Row;
 use crate::{
     Observed, ResultFile,
     schema::{Cache, CallbackKind, CallbackRecord, ChainLen, Record},
     stats::{SampledMean, sampled_mean_ns},
+    summary,
     table::{Column, Table, signed_percent, with_interval},
 };
 
@@ -330,11 +331,7 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
                 format!("{ns:+.1} ±{half:.1} ({share})")
             }
         };
-        let mark = if looks_at_all(&change.scheme) {
-            ""
-        } else {
-            " †"
-        };
+        let mark = summary::mark(&change.scheme, false);
         let name = format!("{}{mark}", change.scheme);
         let mut row = vec![change.kind.to_string(), name];
         row.extend(caches.iter().map(|cache| shown(change.ns.get(cache))));
@@ -368,13 +365,12 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
                 change.covered_share * 100.0
             ));
         }
-        if changes.iter().any(|change| !looks_at_all(&change.scheme)) {
-            table.note(LOOKS_AWAY);
+        if changes
+            .iter()
+            .any(|change| !summary::looks_at_all(&change.scheme))
+        {
+            table.note(summary::LOOKS_AWAY);
         }
     }
     table
 }
-
-/// What the mark at such a scheme means.
-pub(super) const LOOKS_AWAY: &str = "† is cheap because it does not look at the chains it should: \
-    it reports pages old that are not. What it saves is no saving.";

@@ -172,14 +172,6 @@ pub struct Comparison {
     pub sources: Vec<String>,
 }
 
-/// Schemes that report pages old on whose chains they did not look.
-const LOOK_AWAY: [&str; 2] = ["single-skip", "tiered-was-fast"];
-
-/// Whether a scheme looks at every chain; one that does not is cheap for that alone.
-pub fn looks_at_all(scheme: &str) -> bool {
-    !LOOK_AWAY.contains(&scheme)
-}
-
 /// The scheme a kernel's own aging corresponds to.
 pub fn kernel_scheme(host: &Host) -> Option<&'static str> {
     match host.kvm.lockless_aging.value() {

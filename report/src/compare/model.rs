@@ -8,11 +8,12 @@
 
 use serde::Serialize;
 
-use super::{Curve, Row, synthetic::op_of, tables::mark};
+use super::{Curve, Row, synthetic::op_of};
 use crate::{
     Observed,
     schema::{Cache, CallbackKind},
     stats::{Fit, fit_linear},
+    summary,
     table::{Column, Table, with_interval},
 };
 
@@ -209,7 +210,10 @@ pub const TITLE: &str = "What one more SPTE on a chain costs, and what a callbac
 fn named(side: &Side, own: Option<&str>) -> String {
     match side {
         Side::Real => side.to_string(),
-        Side::Synthetic(scheme, cache) => format!("{scheme}{}, {cache}", mark(scheme, own)),
+        Side::Synthetic(scheme, cache) => {
+            let mark = summary::mark(scheme, own == Some(scheme));
+            format!("{scheme}{mark}, {cache}")
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The comparison as tables.
 
-use super::{Comparison, Row, gap, looks_at_all, model};
+use super::{Comparison, Row, gap, model};
 use crate::{
     schema::{Cache, CallbackKind},
     stats::SampledMean,
+    summary,
     table::{Column, Table, count, figure, with_interval},
 };
 
@@ -82,7 +83,7 @@ impl Comparison {
         let title = format!("{}: synthetic beside real", title(group));
         let mut table = Table::new(title, columns);
         for row in self.of_group(group) {
-            let mark = mark(&row.scheme, self.kernel_scheme);
+            let mark = summary::mark(&row.scheme, Some(row.scheme.as_str()) == self.kernel_scheme);
             let ns = |cache: &Cache| row.at(*cache).map_or_else(dash, ToString::to_string);
             let ratio = |cache: &Cache| {
                 let ratio = row.ratio(*cache);
@@ -138,8 +139,12 @@ impl Comparison {
         {
             notes.push(format!("* {scheme} is what the recorded kernel does."));
         }
-        if self.rows.iter().any(|row| !looks_at_all(&row.scheme)) {
-            notes.push(gap::LOOKS_AWAY.to_owned());
+        if self
+            .rows
+            .iter()
+            .any(|row| !summary::looks_at_all(&row.scheme))
+        {
+            notes.push(summary::LOOKS_AWAY.to_owned());
         }
         notes.extend(self.sources.iter().cloned());
         if self.bench_host.label == self.profile_host.label {
@@ -152,17 +157,6 @@ impl Comparison {
         notes.extend(self.cores.iter().cloned());
         notes.extend(self.profile_host.unusual.iter().map(|u| format!("{u}.")));
         notes
-    }
-}
-
-/// What follows the name of a scheme that is not one of many.
-pub(super) fn mark(scheme: &str, own: Option<&str>) -> &'static str {
-    if own == Some(scheme) {
-        " *"
-    } else if looks_at_all(scheme) {
-        ""
-    } else {
-        " †"
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Sources, absent, html};
 use crate::{
-    compare::{self, Comparison, CostModel, Side},
+    compare::{Comparison, CostModel, Side},
     schema::{Cache, CallbackKind},
     summary,
     table::{Column, Table},
@@ -82,11 +82,7 @@ fn table(kind: CallbackKind, models: &[&CostModel], own: Option<&str>) -> Table 
         table.row(cells);
     }
     for scheme in schemes {
-        let mark = match own == Some(scheme) {
-            true => " *",
-            false if compare::looks_at_all(scheme) => "",
-            false => " †",
-        };
+        let mark = summary::mark(scheme, own == Some(scheme));
         let mut cells = vec![format!("{scheme}{mark}"), String::new()];
         cells.extend(caches.iter().map(|cache| {
             at(scheme, *cache).map_or_else(|| "-".to_owned(), |m| m.per_spte.to_string())

@@ -1,5 +1,6 @@
 //! The table of a replay: a recorded host's aging under every scheme.
 
+use super::names;
 use crate::{
     Observed, ResultFile,
     schema::{Estimate, Record, ReplayInput, ReplayRecord},
@@ -51,11 +52,14 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
     for reason in reasons(&replays) {
         table.note(reason);
     }
+    if replays.iter().any(|r| !names::looks_at_all(&r.scheme)) {
+        table.note(names::LOOKS_AWAY);
+    }
     vec![table]
 }
 
 fn row(replay: &ReplayRecord) -> Vec<String> {
-    let mark = if replay.kernels_own { " *" } else { "" };
+    let mark = names::mark(&replay.scheme, replay.kernels_own);
     let estimate = |e: &Observed<Estimate>| {
         e.value().map_or_else(
             || "-".to_owned(),
