@@ -60,8 +60,15 @@ fn files_that_cannot_be_compared_are_named() {
     assert!(run(&future, &profile).contains("schema version 9"));
     assert!(run(&text, &profile).contains("text.jsonl is not an rmapscope result file"));
     assert!(run("absent.jsonl", &profile).contains("cannot read absent.jsonl"));
-    assert!(run(&bench, &bench).contains("have nothing in common"));
-    assert!(run(&profile, &profile).contains("have nothing in common"));
+    let other = |name: &str, kind| result(folder.path(), name, kind);
+    let (bench2, profile2) = (
+        other("bench2.jsonl", ResultKind::Bench),
+        other("profile2.jsonl", ResultKind::Profile),
+    );
+    assert!(run(&bench, &bench2).contains("have nothing in common"));
+    assert!(run(&profile, &profile2).contains("have nothing in common"));
+    assert!(run(&bench, &bench).contains("are one file"));
+    assert!(run("bench.jsonl", "./bench.jsonl").contains("are one file"));
     assert!(run(&bench, &profile).contains("no chain length in common"));
     let alone = refused(&["compare", &bench], folder.path());
     assert!(alone.contains("alone cannot be compared"), "{alone}");
@@ -79,6 +86,15 @@ fn a_share_outside_of_0_to_1_is_refused() {
         let young = format!("--young={share}");
         assert!(refused(&["compare", &young], folder.path()).contains("between 0 and 1"));
     }
+}
+
+#[test]
+fn a_format_that_a_command_does_not_have_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = refused(&["compare", "--format", "benchstat"], folder.path());
+    assert!(lines.contains("no lines for benchstat"), "{lines}");
+    let page = refused(&["report", "--html", "--format", "csv"], folder.path());
+    assert!(page.contains("cannot be used with"), "{page}");
 }
 
 #[test]
