@@ -131,13 +131,26 @@ fn waiting_for_mmu_lock_is_told_from_walking() {
     let hold = hold(&path);
     // Where a holder and the ager share a CPU, the holder waits while the ager runs.
     let pinned = Pinned::new(AGER_CPU);
+    // A lock is waited for each time; what else disturbs an emulated machine comes and goes.
+    let tries = if ages_without_mmu_lock() { 3 } else { 1 };
+    let is_waited_for = (0..tries).all(|_| is_waited_for(name, &guest, &path, hold));
+    drop(pinned);
+    guest.stop().expect("stops");
+    if ages_without_mmu_lock() {
+        assert!(!is_waited_for, "nobody waits for mmu_lock");
+    } else {
+        assert!(is_waited_for, "the holder is waited for");
+    }
+}
+
+/// Whether callbacks start to walk late more often while somebody holds the lock, for `hold`
+/// at a time.
+fn is_waited_for(name: &str, guest: &Guest, path: &Path, hold: Duration) -> bool {
     let free = record(&[], || guest.drive_once().expect("looks"));
     let mut holds = 0;
     let held = record(&[], || {
-        holds = while_holding(&path, || guest.drive_once().expect("looks"));
+        holds = while_holding(path, || guest.drive_once().expect("looks"));
     });
-    drop(pinned);
-    guest.stop().expect("stops");
     let waits = |file| latencies(file, |r| r.wait.value());
     let (free, held) = (waits(&free), waits(&held));
     let long = u64::try_from(hold.as_nanos()).expect("short") / 4;
@@ -151,12 +164,7 @@ fn waiting_for_mmu_lock_is_told_from_walking() {
     counted("nobody holds", &[(all, free.trials), (waited, free.hits)]);
     let of_held = [(all, held.trials), (waited, held.hits), ("holds", holds)];
     counted("held", &of_held);
-    let is_higher = low_end(held) > high_end(free);
-    if ages_without_mmu_lock() {
-        assert!(!is_higher, "nobody waits for mmu_lock");
-    } else {
-        assert!(is_higher, "the holder is waited for");
-    }
+    low_end(held) > high_end(free)
 }
 
 /// Ends of the 95 % interval of a share.
