@@ -164,9 +164,6 @@ fn render(file: &ResultFile, json: bool) -> Result<String> {
         text.push('\n');
         text.push_str(&table.render(Format::Text));
     }
-    if let Some(reason) = &file.end.reason {
-        text.push_str(&format!("\nPARTIAL: {reason}\n"));
-    }
     Ok(text)
 }
 

@@ -29,8 +29,8 @@ pub fn letter(file: &ResultFile) -> String {
         &[command, format!("begun {}", file.context.created_utc)],
     );
     out.push_str("Results\n=======\n");
-    if let Some(reason) = &file.end.reason {
-        out.push_str(&wrap(&harmless(&format!("PARTIAL: {reason}")), "  "));
+    if let Some(partial) = summary::partial(file) {
+        out.push_str(&wrap(&harmless(&partial), "  "));
     }
     for table in summary::tables(file) {
         out.push('\n');

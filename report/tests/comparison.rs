@@ -290,7 +290,9 @@ fn what_does_not_look_is_marked_wherever_it_is_cheap() {
     // Who pastes the table says with what it was made, whichever tables are chosen.
     let chosen = result.tables_where(|title| title.contains("save or add"));
     assert_eq!(chosen.len(), 1);
-    assert!(chosen[0].notes().join(" ").contains("real side: "));
+    let said = chosen[0].notes().join(" ");
+    assert!(said.contains("real side: "));
+    assert_eq!(said.matches("† is cheap because").count(), 1, "{said}");
     assert!(notes.contains("synthetic side: skip.jsonl"), "{notes}");
 }
 

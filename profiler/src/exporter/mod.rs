@@ -91,13 +91,12 @@ async fn read(session: &mut Session<'_>, sums: &Mutex<Sums>) -> Result<()> {
         tokio::select! {
             _ = ticks.tick() => {
                 add(sums, &session.settle()?, session);
-                let known = session.above.is_some();
                 if let Some(excess) = session.excess() {
                     add(sums, &session.settle()?, session);
                     session.lower(excess)?;
                 }
-                if let (Some(above), false) = (&session.above, known) {
-                    report::say!("{}", above.told());
+                if let Some(news) = session.news() {
+                    report::say!("{news}");
                 }
             }
             () = session.turn() => {

@@ -35,6 +35,8 @@ pub(crate) struct Above {
     /// The limit, in percent.
     pub(crate) most_pct: f64,
     pub(crate) cost: Cost,
+    /// Whether the user knows.
+    pub(crate) is_told: bool,
 }
 
 impl Above {
@@ -151,6 +153,7 @@ mod tests {
             at_s: 3.2,
             most_pct: 1.0,
             cost,
+            is_told: false,
         };
         let told = above.told();
         assert!(

@@ -60,12 +60,20 @@ impl Session<'_> {
                 at_s: self.start.at.elapsed().as_secs_f64(),
                 most_pct: ceiling.most_pct(),
                 cost,
+                is_told: false,
             });
         }
         Some(Excess {
             overhead_pct: cost.all_pct,
             lower: lower?,
         })
+    }
+
+    /// That the limit cannot be kept, the first time it is asked for.
+    pub(crate) fn news(&mut self) -> Option<String> {
+        let above = self.above.as_mut()?;
+        let known = std::mem::replace(&mut above.is_told, true);
+        (!known).then(|| above.told())
     }
 
     /// Goes on at lower rates. Only after [`settle`](Self::settle).

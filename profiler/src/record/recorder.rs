@@ -135,13 +135,12 @@ impl<'a> Recorder<'a> {
 
     /// Lowers the rates if observing costs too much; says once if that does not help.
     fn keep_ceiling(&mut self, progress: &ProgressBar) -> Result<()> {
-        let known = self.session.above.is_some();
         if let Some(excess) = self.session.excess() {
             self.settle()?;
             self.session.lower(excess)?;
         }
-        if let (Some(above), false, false) = (&self.session.above, known, self.options.quiet) {
-            progress.suspend(|| report::say!("{}", above.told()));
+        if let (false, Some(news)) = (self.options.quiet, self.session.news()) {
+            progress.suspend(|| report::say!("{news}"));
         }
         Ok(())
     }

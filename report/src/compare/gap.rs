@@ -349,12 +349,12 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
             own.unwrap_or("the kernel's own scheme")
         ));
         table.note(
-            "The shares are of this recording's mix of chain lengths, which is what its guests \
-             were set to; another host's mix gives others.",
+            "The shares are of this recording's mix of chain lengths, which test guests were set \
+             to; another mix gives others.",
         );
         let shown: usize = changes.iter().map(|change| change.ns.len()).sum();
         table.note(format!(
-            "Of these {shown} intervals one in twenty leaves out the truth."
+            "Of these {shown} intervals about one in twenty leaves out the truth by chance."
         ));
         for change in changes.iter().filter(|c| c.covered_share < 1.0) {
             table.note(format!(

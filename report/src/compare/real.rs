@@ -11,12 +11,10 @@ use self::sums::Sums;
 use crate::{
     ResultFile,
     schema::{CallbackKind, CallbackRecord, ChainLen, Record},
-    stats::SampledMean,
+    stats::{LEAST_SAMPLES, SampledMean},
     table::figure,
 };
 
-/// Samples below which a mean says too little to be printed.
-const LEAST_SAMPLES: u64 = 20;
 /// Lower ends of the bands that pool chain lengths.
 const BANDS: [u32; 10] = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256];
 

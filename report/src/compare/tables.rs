@@ -31,7 +31,10 @@ impl Comparison {
         tables.extend(groups.iter().map(|g| self.beside_table(*g)));
         tables.retain(|table| !table.is_empty() && is_wanted(table.title()));
         if let Some(last) = tables.last_mut() {
-            self.notes().into_iter().for_each(|note| last.note(note));
+            // Its own notes may say some of it already.
+            let mut notes = self.notes();
+            notes.retain(|note| !last.notes().contains(note));
+            notes.into_iter().for_each(|note| last.note(note));
         }
         tables
     }

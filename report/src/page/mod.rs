@@ -217,11 +217,7 @@ fn contexts(files: &[ResultFile]) -> String {
     for file in files {
         let title = format!("{} ({})", name(file), file.context.kind);
         out.push_str(&element("h3", &title));
-        let mut lines = summary::heading(file).join("\n");
-        if let Some(reason) = &file.end.reason {
-            lines.push_str(&format!("\nPARTIAL: {reason}"));
-        }
-        out.push_str(&element("pre", &lines));
+        out.push_str(&element("pre", &summary::heading(file).join("\n")));
         out.push_str(&html::folded(
             "everything known about the host",
             &html::host(&file.context),

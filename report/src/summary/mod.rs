@@ -86,7 +86,7 @@ pub fn heading(file: &ResultFile) -> Vec<String> {
 }
 
 /// That a file is not whole, why, and how much there is.
-fn partial(file: &ResultFile) -> Option<String> {
+pub(crate) fn partial(file: &ResultFile) -> Option<String> {
     if file.is_complete() {
         return None;
     }
