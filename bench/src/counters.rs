@@ -24,7 +24,7 @@ const RUNNING_SHARE: &str = "pmu-running-share";
 const NO_HARDWARE: &str = "no hardware counter ran on this machine";
 
 /// Empty stretches from which the cost of starting and stopping is learnt.
-const IDLE_STRETCHES: u32 = 16;
+const IDLE_STRETCHES: usize = 16;
 
 /// An event this project counts.
 struct Spec {
@@ -172,16 +172,13 @@ impl CounterSet {
     }
 
     fn measure_idle(&mut self) -> Vec<f64> {
-        self.clear();
-        for _ in 0..IDLE_STRETCHES {
-            self.start();
-            self.stop();
-        }
-        self.per_operation(u64::from(IDLE_STRETCHES))
-            .iter()
-            .take(SPECS.len())
-            .map(|(_, count)| count.value().copied().unwrap_or(0.0))
-            .collect()
+        let stretches: Vec<_> = (0..IDLE_STRETCHES)
+            .map(|_| {
+                self.around(|| ());
+                self.per_operation(1)
+            })
+            .collect();
+        typical(&stretches)
     }
 
     /// Adds an event to the group in use for its kind, or to a new one when it
@@ -273,6 +270,20 @@ impl CounterSet {
             .reduce(f64::min)
             .map_or_else(|| Observed::missing(NO_HARDWARE), Observed::Value)
     }
+}
+
+/// What a stretch with nothing in it counts of each member: the median, because a stretch
+/// in which the thread was put aside would charge that switch to every measurement.
+fn typical(stretches: &[Vec<Reading>]) -> Vec<f64> {
+    let of_member = |index: usize| {
+        let mut counts: Vec<f64> = stretches
+            .iter()
+            .filter_map(|readings| readings[index].1.value().copied())
+            .collect();
+        counts.sort_by(f64::total_cmp);
+        counts.get(counts.len() / 2).copied().unwrap_or(0.0)
+    };
+    (0..SPECS.len()).map(of_member).collect()
 }
 
 /// Share of the enabled time a group was on the PMU.

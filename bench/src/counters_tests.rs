@@ -64,6 +64,24 @@ fn software_counters_include_the_kernels_part() {
 }
 
 #[test]
+fn a_disturbed_empty_stretch_is_charged_to_no_measurement() {
+    let stretch = |switches: f64| -> Vec<Reading> {
+        let reading = |name| match name {
+            "task-clock-ns" => Observed::Value(300.0 + switches),
+            "context-switches" => Observed::Value(switches),
+            _ => Observed::missing("not opened"),
+        };
+        names().map(|name| (name, reading(name))).collect()
+    };
+    let idle = typical(&[stretch(0.0), stretch(7.0), stretch(0.0), stretch(0.0)]);
+    let of = |wanted| idle[names().position(|name| name == wanted).expect("a counter")];
+    assert_eq!(
+        (of("task-clock-ns"), of("context-switches"), of("cycles")),
+        (300.0, 0.0, 0.0)
+    );
+}
+
+#[test]
 fn a_group_that_shared_the_pmu_is_scaled_up_and_one_that_never_ran_is_missing() {
     assert_eq!(scaled(1000, 80, 80), Some(1000.0));
     assert_eq!(scaled(1000, 80, 20), Some(4000.0));
