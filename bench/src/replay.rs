@@ -20,10 +20,10 @@ use report::{Observed, ResultFile, ResultWriter, compare, host, letter, summary}
 use crate::clock::Clock;
 use crate::cpus::{CpuList, pin_current_thread};
 use crate::disturb::RunWatch;
-use crate::mmu_lock;
 use crate::plan;
 use crate::rng::Rng;
 use crate::signals::Signals;
+use crate::subject;
 use crate::workloads::vm::{self, Vm};
 
 /// Time of one group, scheme and round.
@@ -73,9 +73,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
         .output
         .clone()
         .unwrap_or_else(|| host::default_output(ResultKind::Bench));
-    let mut context = host::context(ResultKind::Bench);
-    context.mmu_lock = Some(mmu_lock::chosen().to_string());
-    let mut writer = ResultWriter::create(&path, context)?;
+    let mut writer = ResultWriter::create(&path, subject::context())?;
     let mut player = Player {
         clock: Clock::calibrate(),
         rng: Rng::new(args.seed.unwrap_or_else(Rng::fresh_seed)),

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use report::host;
-use report::schema::ResultKind;
 use rmap::LockKind;
 
 use crate::baseline::BaselineArgs;
@@ -182,8 +180,7 @@ impl RunArgs {
 
     /// The context, its command completed by the seed so that it repeats the run.
     pub(crate) fn context(&self, seed: u64) -> report::schema::Context {
-        let mut context = host::context(ResultKind::Bench);
-        context.mmu_lock = Some(mmu_lock::chosen().to_string());
+        let mut context = subject::context();
         if self.seed.is_none() {
             context
                 .command

@@ -26,6 +26,7 @@ use crate::cpus::{CpuList, pin_current_thread};
 use crate::disturb::RunWatch;
 use crate::rng::Rng;
 use crate::signals::Signals;
+use crate::subject;
 use crate::workloads::ground::{Ground, Track};
 use crate::workloads::passes::walk;
 
@@ -72,7 +73,7 @@ pub fn run(args: &SelfTestArgs) -> Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| host::default_output(ResultKind::Bench));
     let seed = args.seed.unwrap_or_else(Rng::fresh_seed);
-    let mut context = host::context(ResultKind::Bench);
+    let mut context = subject::context();
     if args.seed.is_none() {
         context
             .command

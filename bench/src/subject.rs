@@ -4,9 +4,13 @@
 //! a [`Subject`] says what it can do, and [`Subject::build`] makes an MMU. Adding
 //! one is one line.
 
+use report::host;
+use report::schema::{Context, ResultKind};
+use rmap::scheme::NeedsMmuLock;
 use rmap::{Mmu, MmuConfig, RmapError, SchemeInfo};
 
 use crate::limits::{Cmpxchg, LimitMmu, Loads, Stream};
+use crate::mmu_lock;
 use crate::peers::{DashIndex, PapayaIndex, PeerMmu, RwLockIndex, SccIndex};
 
 /// Why a subject is in the table.
@@ -163,6 +167,18 @@ pub fn subjects() -> impl Iterator<Item = Subject> {
     let schemes = rmap::schemes().iter().map(Subject::scheme);
     let ablations = rmap::ablations().iter().map(Subject::ablation);
     schemes.chain(ablations).chain(PEERS).chain(LIMITS)
+}
+
+/// The context of a result in which any of them are measured.
+#[must_use]
+pub fn context() -> Context {
+    let schemes = rmap::schemes().iter().chain(rmap::ablations());
+    let pass_over = schemes.filter(|info| info.needs_mmu_lock == NeedsMmuLock::SkipsChains);
+    Context {
+        mmu_lock: Some(mmu_lock::chosen().to_string()),
+        pass_over_chains: pass_over.map(|info| info.name.to_owned()).collect(),
+        ..host::context(ResultKind::Bench)
+    }
 }
 
 /// The time a cache line takes from one CPU to another: a row of `agers` without an

@@ -17,6 +17,12 @@ fn small(gfn: u64, alias: u32) -> Mapping {
 }
 
 #[test]
+fn what_passes_over_chains_is_named_in_the_context_and_nothing_else_is() {
+    let named = context().pass_over_chains;
+    assert_eq!(named, ["single-skip", "tiered-was-fast"]);
+}
+
+#[test]
 fn i_young_aging_finds_exactly_the_pages_that_are_young() {
     for subject in subjects().filter(|s| s.sound && !s.reads_heads_only) {
         for aliases in [1, 15].map(|n: u32| n.min(subject.max_aliases)) {

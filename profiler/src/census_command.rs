@@ -170,6 +170,7 @@ fn print_missed(run: u32, missed: &Enumeration, json: bool) -> Result<()> {
                 signal: "VM".to_owned(),
                 cause: cause.to_owned(),
                 count: Observed::Value(lost),
+                at_s: None,
             };
             report::out!("{}", serde_json::to_string(&Record::Loss(loss))?)?;
         } else if lost > 0 {

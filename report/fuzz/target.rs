@@ -3,8 +3,12 @@
 use std::path::Path;
 
 use report::{
-    ResultFile, benchstat, compare, embed, letter, merge::Merger, replay, schema::ResultKind,
-    summary, table::Format,
+    ResultFile, benchstat, compare, embed, letter,
+    merge::{Merger, Runs},
+    replay,
+    schema::ResultKind,
+    summary,
+    table::Format,
 };
 
 /// Reads the bytes as a file; and, so that more than the first line is
@@ -63,7 +67,7 @@ fn use_it(data: &[u8]) {
     #[cfg(feature = "page")]
     page(&file);
     let (again, path) = (file.clone(), file.path.clone());
-    let Ok(mut merger) = Merger::new(file) else {
+    let Ok(mut merger) = Merger::new(file, Runs::AddedUp) else {
         return;
     };
     // One file twice would be refused by its path.

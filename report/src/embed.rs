@@ -38,6 +38,9 @@ pub enum EmbedError {
     /// Two result files cannot be compared.
     #[error(transparent)]
     Compare(#[from] compare::CompareError),
+    /// A scheme is asked for that they do not have.
+    #[error(transparent)]
+    Scheme(#[from] compare::NoScheme),
 }
 
 /// Renders every block of `text` anew from the results below `workspace`; the
@@ -139,7 +142,7 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
         "compare" => {
             let (bench, profile) = (directive.file("bench")?, directive.file("profile")?);
             let mut comparison = compare::compare(&bench, &profile, None)?;
-            comparison.keep_schemes(&directive.list("schemes"));
+            comparison.keep_schemes(&directive.list("schemes"))?;
             let tables = comparison.tables_where(|title| directive.wanted(title));
             (tables, Vec::new())
         }

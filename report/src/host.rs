@@ -31,6 +31,7 @@ pub fn context(kind: ResultKind) -> Context {
         host: Probe::new(Path::new("/")).host(),
         missing_counters: BTreeMap::new(),
         mmu_lock: None,
+        pass_over_chains: Vec::new(),
         merged_from: Vec::new(),
     }
 }

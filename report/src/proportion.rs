@@ -7,6 +7,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::stats::Z95;
+
 /// Events seen among events that were looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,12 +35,11 @@ impl Counts {
     /// everywhere, and still right where no event was seen. `None` where nothing
     /// was looked at, or more was seen than looked at.
     pub fn share_ci95(self) -> Option<(f64, f64)> {
-        const Z: f64 = 1.96;
         let share = self.share().filter(|share| *share <= 1.0)?;
         let n = self.trials as f64;
-        let centre = share + Z * Z / (2.0 * n);
-        let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-        let scale = 1.0 + Z * Z / n;
+        let centre = share + Z95 * Z95 / (2.0 * n);
+        let spread = Z95 * (share * (1.0 - share) / n + Z95 * Z95 / (4.0 * n * n)).sqrt();
+        let scale = 1.0 + Z95 * Z95 / n;
         let low = if self.hits == 0 {
             0.0
         } else {

@@ -13,7 +13,7 @@ use crate::{
     Observed, ResultFile,
     compare::{RealCost, YoungShares, real_costs},
     schema::{CallbackKind, Estimate, Record, ReplayInput, ResultKind},
-    stats::{Line, fit_line},
+    stats::{Fit, Z95, fit_line},
 };
 
 /// Pages of a group, at least and at most.
@@ -272,7 +272,7 @@ pub struct Model {
     outside: BTreeMap<CallbackKind, (f64, f64)>,
     /// Of callbacks that clear (`true`) and of those that only look: two programs, of which
     /// the second ends at the first young SPTE.
-    walk: BTreeMap<bool, Line>,
+    walk: BTreeMap<bool, Fit<2>>,
 }
 
 impl Model {
@@ -296,7 +296,7 @@ impl Model {
             sum.0 += n;
             sum.1 += n * (total.mean_ns - walk.mean_ns);
             sum.2 += (n * total.half_ns()).powi(2);
-            let point = (*ns, walk.mean_ns, walk.half_ns().max(1e-3) / 1.96);
+            let point = (*ns, walk.mean_ns, walk.half_ns().max(1e-3) / Z95);
             points.entry(group.kind.clears()).or_default().push(point);
         }
         if points.is_empty() {
@@ -344,9 +344,10 @@ impl Model {
             let synthetic = recording.mean(covered, |i, g| {
                 of_kind(g) * synthetic_ns.get(i).copied().unwrap_or(0.0)
             });
-            mean += part * line.intercept + line.slope * synthetic;
-            squares += (1.96 * line.intercept_se * part).powi(2);
-            squares += (1.96 * line.slope_se * synthetic).powi(2);
+            // Together: a line that starts too high rises too little.
+            let (ns, half) = line.value_ci95([part, synthetic]);
+            mean += ns;
+            squares += half.powi(2);
         }
         Observed::Value(around(
             mean.max(0.0),
@@ -358,12 +359,11 @@ impl Model {
 }
 
 /// A line of slope 1 where there are too few points for another.
-fn offset(points: &[(f64, f64, f64)]) -> Option<Line> {
+fn offset(points: &[(f64, f64, f64)]) -> Option<Fit<2>> {
     let (x, y, se) = points.first()?;
-    Some(Line {
-        intercept: y - x,
-        slope: 1.0,
-        intercept_se: *se,
-        slope_se: 0.0,
+    Some(Fit {
+        coefficients: [y - x, 1.0],
+        covariance: [[se * se, 0.0], [0.0, 0.0]],
+        scatter: None,
     })
 }

@@ -8,7 +8,7 @@ mod fit;
 mod rank;
 mod rate_zero;
 
-pub use fit::{Fit, Line, fit_line, fit_linear};
+pub use fit::{Fit, fit_line, fit_linear};
 pub use rank::{SIGNIFICANT, both_tails, geometric_mean, mann_whitney_p};
 pub use rate_zero::{AtRate, LEAST_SAMPLES, at_rate_zero};
 
@@ -100,18 +100,40 @@ impl SampledMean {
     }
 }
 
+/// Half of the normal distribution's 95 % interval, in standard deviations.
+pub const Z95: f64 = 1.96;
+
+/// Half of a 95 % interval, in standard errors, where these were estimated from `freedom`
+/// degrees of freedom: Student's t, from its tables, and its expansion in 1 / freedom where
+/// that is as good. Infinite without any.
+pub fn t95(freedom: usize) -> f64 {
+    const TABLE: [f64; 9] = [
+        f64::INFINITY,
+        12.706,
+        4.303,
+        3.182,
+        2.776,
+        2.571,
+        2.447,
+        2.365,
+        2.306,
+    ];
+    let n = freedom as f64;
+    let expanded = || Z95 + 2.372 / n + 2.823 / (n * n) + 2.556 / (n * n * n);
+    TABLE.get(freedom).copied().unwrap_or_else(expanded)
+}
+
 /// The 95 % interval of a Poisson mean after `count` events (Byar's
 /// approximation of the exact interval, good to a percent from one event on).
 fn poisson_ci95(count: u64) -> (f64, f64) {
-    const Z: f64 = 1.96;
     let n = count as f64;
     let low = if count == 0 {
         0.0
     } else {
-        n * (1.0 - 1.0 / (9.0 * n) - Z / (3.0 * n.sqrt())).powi(3)
+        n * (1.0 - 1.0 / (9.0 * n) - Z95 / (3.0 * n.sqrt())).powi(3)
     };
     let m = n + 1.0;
-    let high = m * (1.0 - 1.0 / (9.0 * m) + Z / (3.0 * m.sqrt())).powi(3);
+    let high = m * (1.0 - 1.0 / (9.0 * m) + Z95 / (3.0 * m.sqrt())).powi(3);
     (low.max(0.0), high)
 }
 
@@ -149,6 +171,26 @@ mod tests {
     fn a_value_that_is_not_finite_gives_no_figure() {
         assert_eq!(median(&[1.0, f64::NAN]), None);
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn errors_of_a_few_points_count_as_in_the_tables() {
+        // From tables of Student's distribution, two-sided, 5 %.
+        for (freedom, t) in [
+            (1, 12.706),
+            (3, 3.182),
+            (9, 2.262),
+            (12, 2.179),
+            (30, 2.042),
+        ] {
+            assert!(
+                (t95(freedom) - t).abs() < 0.001,
+                "{freedom}: {}",
+                t95(freedom)
+            );
+        }
+        assert!(t95(0).is_infinite());
+        assert!((t95(1_000_000) - Z95).abs() < 1e-5);
     }
 
     #[test]

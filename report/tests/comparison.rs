@@ -278,7 +278,8 @@ fn what_does_not_look_is_marked_wherever_it_is_cheap() {
         record
     };
     let records: Vec<Record> = bench.records.into_iter().map(skipping).collect();
-    let bench = file(folder.path(), "skip.jsonl", ResultKind::Bench, &records);
+    let mut bench = file(folder.path(), "skip.jsonl", ResultKind::Bench, &records);
+    bench.context.pass_over_chains = vec!["single-skip".into()];
     let result = compare(&bench, &profile, None).unwrap();
     let tables = result.tables();
     let cells = tables.iter().flat_map(Table::rows).flatten();
@@ -326,6 +327,14 @@ fn blocks_are_rendered_anew_and_the_rest_is_kept() {
         !embed::refresh(&one, folder.path())
             .unwrap()
             .contains("bitlock ")
+    );
+    let typo = text.replacen(" -->", " schemes=rcuu -->", 1);
+    let refused = embed::refresh(&typo, folder.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("no scheme rcuu") && refused.contains("bitlock, rcu"),
+        "{refused}"
     );
     assert!(embed::refresh("<!-- rmapscope compare bench=x -->\n", folder.path()).is_err());
     assert!(embed::refresh("<!-- rmapscope nonsense -->\n", folder.path()).is_err());

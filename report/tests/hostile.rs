@@ -8,7 +8,7 @@ use report::{
     Observed, ResultFile, compare,
     latency::Latency,
     letter,
-    merge::Merger,
+    merge::{Merger, Runs},
     replay,
     schema::{
         Cache, CallbackKind, CensusRecord, LossRecord, Op, OverheadRecord, Record, ResultKind,
@@ -84,6 +84,7 @@ fn loss() -> Record {
         signal: "s".to_owned(),
         cause: "c".to_owned(),
         count: Observed::Value(HUGE),
+        at_s: Some(f64::MAX),
     })
 }
 
@@ -176,7 +177,7 @@ fn sums_of_huge_counts_do_not_overflow() {
         let _ = replay::Recording::of(&file);
         #[cfg(feature = "page")]
         report::page::render(&[bench(), file.clone()]).unwrap();
-        let mut merger = Merger::new(file.clone()).unwrap();
+        let mut merger = Merger::new(file.clone(), Runs::AddedUp).unwrap();
         let _ = merger.add(file);
         merger.finish();
     }

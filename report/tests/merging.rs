@@ -4,11 +4,12 @@ mod common;
 
 use std::path::Path;
 
-use common::{callbacks, cell, file, written};
+use common::{callbacks, cell, file, run, written};
 use report::{
     Observed, ResultFile,
+    compare::{Measure, compare_profiles},
     latency::Latency,
-    merge::{MergeError, Merger},
+    merge::{MergeError, Merger, Runs},
     schema::{
         Cache, CallbackKind, CallerClass, ChainLen, EventRecord, HeldUp, InterferenceRecord, Op,
         Record, ResultKind,
@@ -18,7 +19,7 @@ use report::{
 const KIND: CallbackKind = CallbackKind::ClearFlushYoung;
 
 fn merged(files: &[ResultFile]) -> Result<Vec<Record>, MergeError> {
-    let mut merger = Merger::new(files[0].clone())?;
+    let mut merger = Merger::new(files[0].clone(), Runs::AddedUp)?;
     for file in &files[1..] {
         merger.add(file.clone())?;
     }
@@ -109,7 +110,7 @@ fn raw_events_are_counted_without_being_read() {
     assert_eq!((sums.records.len(), sums.events_left), (1, 2));
     // However it was read, the sum says how many there are.
     for file in [sums, ResultFile::read(&path).unwrap()] {
-        let sum = Merger::new(file).unwrap().finish();
+        let sum = Merger::new(file, Runs::AddedUp).unwrap().finish();
         let events = sum.records.iter().find_map(|record| match record {
             Record::Loss(loss) if loss.signal == "events" => loss.count.value().copied(),
             _ => None,
@@ -181,7 +182,7 @@ fn a_merged_file_names_its_sources_and_can_be_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let records = [callbacks(KIND, 1, 10, 3, 4)];
     let profile = |name| file(folder.path(), name, ResultKind::Profile, &records);
-    let mut merger = Merger::new(profile("a.jsonl")).unwrap();
+    let mut merger = Merger::new(profile("a.jsonl"), Runs::AddedUp).unwrap();
     merger.add(profile("b.jsonl")).unwrap();
     let sum = merger.finish();
     let names: Vec<&str> = sum
@@ -200,5 +201,55 @@ fn a_merged_file_names_its_sources_and_can_be_read_back() {
     assert_eq!(
         ResultFile::read(Path::new(&path)).unwrap().records,
         sum.records
+    );
+}
+
+#[test]
+fn runs_that_are_kept_show_how_much_they_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let recording = |name: &str, latencies: &[u64]| {
+        let mut calls = timed(latencies);
+        if let Record::Callbacks(cell) = &mut calls {
+            cell.samples = Observed::missing("timed");
+        }
+        let records = [run(0, Observed::missing("timed")), calls];
+        file(folder.path(), name, ResultKind::Profile, &records)
+    };
+    let merged = |runs| {
+        let mut merger = Merger::new(recording("a", &[100; 200]), runs).unwrap();
+        for (name, ns) in [("b", 110), ("c", 140), ("d", 90)] {
+            merger.add(recording(name, &[ns; 200])).unwrap();
+        }
+        let records = merger.finish().records;
+        for name in ["a", "b", "c", "d"] {
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        let count = |of: fn(&Record) -> bool| records.iter().filter(|r| of(r)).count();
+        let counted = (
+            count(|r| matches!(r, Record::Run(_))),
+            count(|r| matches!(r, Record::Callbacks(_))),
+        );
+        let name = format!("{runs:?}");
+        (
+            counted,
+            file(folder.path(), &name, ResultKind::Profile, &records),
+        )
+    };
+    let (added_up, sum) = merged(Runs::AddedUp);
+    let (kept, apart) = merged(Runs::Kept);
+    assert_eq!((added_up, kept), ((1, 1), (4, 4)));
+    let half = |file: &ResultFile| {
+        let compared = compare_profiles(file, file).unwrap();
+        let means = compared.changes.iter();
+        let mut means = means.filter(|change| change.measure == Measure::Callback);
+        let (low, high) = means.next().unwrap().base.ci95.unwrap();
+        (high - low) / 2.0
+    };
+    // Within the runs nothing varies; between them 100, 110, 140 and 90 do.
+    assert!(
+        half(&apart) > 30.0 && half(&sum) < 5.0,
+        "{} {}",
+        half(&apart),
+        half(&sum)
     );
 }

@@ -19,6 +19,7 @@ fn loss(signal: &str, cause: &str, count: u64) -> Record {
         signal: signal.to_owned(),
         cause: cause.to_owned(),
         count: Observed::Value(count),
+        at_s: None,
     })
 }
 
@@ -77,17 +78,16 @@ fn what_was_lost_comes_first_and_what_was_not_is_one_line() {
 
 #[test]
 fn rates_that_were_lowered_are_no_losses_and_in_the_order_of_time() {
-    let lowered = |signal: &str, at_s: u32| {
-        let cause = format!("the rate was lowered from 3989 to 1994 Hz after {at_s} s, because");
-        loss(signal, &cause, 1)
+    let lowered = |at_s: f64| {
+        let cause = format!("the rate was lowered to 1994 Hz after {at_s:.0} s, because");
+        let mut record = loss(LossRecord::SAMPLING_RATE, &cause, 1);
+        if let Record::Loss(loss) = &mut record {
+            loss.at_s = Some(at_s);
+        }
+        record
     };
-    // As earlier versions and merged files have them.
-    let old = lowered("samples", 12);
-    let losses = vec![
-        old,
-        lowered("sampling rate", 3),
-        lowered("sampling rate", 101),
-    ];
+    // In the order of their words, as merged files have them.
+    let losses = vec![lowered(101.0), lowered(12.0), lowered(3.0)];
     let file = recording(losses, None);
     let text = table(&file, "Limit on the cost of observing");
     let at = |text: &str, what: &str| text.find(what).expect("a row");

@@ -113,8 +113,8 @@ fn of_metric(scheme: &str, metric: &str, factor: f64) -> BenchRecord {
 }
 
 #[test]
-fn only_more_of_a_cost_is_slower() {
-    let costs = ["ns_per_op", "due_p99_ns", "s_per_pass"];
+fn more_time_and_less_throughput_are_slower_and_nothing_else_is() {
+    let costs = ["ns_per_op", "due_p99_ns", "s_per_pass", "vcpu_s"];
     let others = ["gfns_per_us", "fairness", "bytes_per_gfn"];
     let run = |factor| {
         let metrics = costs.iter().chain(&others);
@@ -130,6 +130,28 @@ fn only_more_of_a_cost_is_slower() {
     );
     let slower: Vec<_> = compared.slower(5.0).map(|c| c.metric.as_str()).collect();
     assert_eq!(slower, costs);
+    let halved = compare_runs(&run(2.0), &run(1.0)).unwrap();
+    let slower: Vec<_> = halved.slower(5.0).map(|c| c.metric.as_str()).collect();
+    assert_eq!(slower, ["gfns_per_us"]);
+    let verdict = halved.verdict(5.0).unwrap();
+    assert!(verdict.contains("the worst by 100.0 %"), "{verdict}");
+}
+
+#[test]
+fn a_disturbed_cell_is_no_reason_to_fail() {
+    let run = |factor, spoiled: Option<&str>| {
+        let mut cell = cell("a", factor);
+        cell.spoiled = spoiled.map(str::to_owned);
+        file(ResultKind::Bench, vec![cell])
+    };
+    let slower = |new| {
+        compare_runs(&run(1.0, None), &new)
+            .unwrap()
+            .slower(5.0)
+            .count()
+    };
+    assert_eq!(slower(run(2.0, None)), 1);
+    assert_eq!(slower(run(2.0, Some("other work"))), 0);
 }
 
 #[test]
@@ -160,15 +182,19 @@ fn cells_with_other_parameters_are_not_compared() {
 #[test]
 fn the_tables_name_the_worst_the_spoiled_the_missing_and_the_mean() {
     let run = |cells| file(ResultKind::Bench, cells);
-    let base = run(vec![cell("a", 1.0), cell("b", 1.0), cell("gone", 1.0)]);
+    let base = run(["a", "b", "c", "gone"].map(|s| cell(s, 1.0)).to_vec());
     let mut spoiled = cell("b", 1.44);
     spoiled.spoiled = Some("other work".to_owned());
-    let compared = compare_runs(&base, &run(vec![cell("a", 1.21), spoiled])).unwrap();
+    let new = run(vec![cell("c", 1.1), cell("a", 1.21), spoiled]);
+    let compared = compare_runs(&base, &new).unwrap();
     let verdict = compared.verdict(5.0).unwrap();
-    assert!(verdict.contains("44.0 % (walk b"), "{verdict}");
+    assert!(
+        verdict.contains("2 of 3 cells") && verdict.contains("21.0 % (walk a"),
+        "{verdict}"
+    );
     let text = compared.tables()[0].render(Format::Text);
-    // The root of 1.21 times 1.44.
-    let told = ["b (spoiled)", "+32.0 %", "1 cells are in one run only"];
+    // The third root of 1.1 times 1.21 times 1.44.
+    let told = ["b (spoiled)", "+24.2 %", "1 cells are in one run only"];
     assert!(told.iter().all(|words| text.contains(words)), "{text}");
     assert!(!text.contains("a (spoiled)"), "{text}");
 }

@@ -8,7 +8,7 @@ use std::{
 
 use ::report::{
     ResultFile,
-    compare::{self, YoungShares},
+    compare::{self, Choice, Pair},
     host,
     schema::ResultKind,
 };
@@ -56,101 +56,39 @@ pub(crate) fn run(options: &Options) -> Outcome {
     if let Some(young) = options.young.filter(|y| !(0.0..=1.0).contains(y)) {
         bail!("--young {young}: a share lies between 0 and 1");
     }
-    let (bench, profile) = match options.files.as_slice() {
+    let [a, b] = match options.files.as_slice() {
         [] => measure()?,
         [one] => bail!(
             "{} alone cannot be compared: name a bench result and a profile, two bench results, two profiles, or nothing",
             one.display()
         ),
-        [a, b, ..] => {
-            if is_same(a, b) {
-                bail!("{} and {} are one file; name two", a.display(), b.display());
-            }
-            let (a, b) = (ResultFile::read(a)?, ResultFile::read(b)?);
-            match (a.context.kind, b.context.kind) {
-                (ResultKind::Bench, ResultKind::Bench) => return runs(options, &a, &b),
-                (ResultKind::Profile, ResultKind::Profile) => return profiles(options, &a, &b),
-                _ => {}
-            }
-            sides(a, b)
-        }
+        [a, b, ..] => compare::read_two(a, b)?,
     };
-    let mut comparison = compare::compare(&bench, &profile, options.young.map(YoungShares::all))?;
-    if let Some(unknown) = options
-        .schemes
-        .iter()
-        .find(|s| !comparison.schemes().contains(s))
-    {
-        let known: Vec<&str> = comparison.schemes().iter().map(|s| s.as_str()).collect();
-        bail!(
-            "--schemes {unknown}: {} has {}",
-            bench.path.display(),
-            known.join(", ")
-        );
-    }
-    comparison.keep_schemes(&options.schemes);
+    let choice = Choice {
+        young: options.young,
+        schemes: options.schemes.clone(),
+    };
+    let pair = Pair::of(&a, &b, &choice)?;
     if options.json {
-        ::report::out!("{}", serde_json::to_string_pretty(&comparison)?)?;
+        ::report::out!("{}", serde_json::to_string_pretty(&pair)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    for table in comparison.tables() {
+    for table in pair.tables() {
         ::report::out!("{}", crate::report::rendered(&table, options.format))?;
     }
-    ::report::say!("bench:   {}", bench.path.display());
-    ::report::say!("profile: {}", profile.path.display());
+    let (of_a, of_b) = match pair {
+        Pair::Sides(_) => (a.context.kind.to_string(), b.context.kind.to_string()),
+        Pair::Runs(_) | Pair::Profiles(_) => ("baseline".to_owned(), "now".to_owned()),
+    };
+    for (what, file) in [(of_a, &a), (of_b, &b)] {
+        ::report::say!("{:<9} {}", what + ":", file.path.display());
+    }
     ::report::say!("--schemes NAME,… prints fewer; cargo xtask report FILE all tables of one file");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Two bench runs of one host, the older first.
-fn runs(options: &Options, base: &ResultFile, new: &ResultFile) -> Outcome {
-    let mut compared = compare::compare_runs(base, new)?;
-    if !options.schemes.is_empty() {
-        compared
-            .changes
-            .retain(|c| options.schemes.contains(&c.scheme));
-    }
-    beside(options, &compared, &compared.tables(), [base, new])
-}
-
-/// Two profiles, of two kernels or hosts, the older first.
-fn profiles(options: &Options, base: &ResultFile, new: &ResultFile) -> Outcome {
-    let compared = compare::compare_profiles(base, new)?;
-    beside(options, &compared, &compared.tables(), [base, new])
-}
-
-/// Prints what became of a baseline.
-fn beside(
-    options: &Options,
-    compared: &impl serde::Serialize,
-    tables: &[::report::table::Table],
-    [base, new]: [&ResultFile; 2],
-) -> Outcome {
-    if options.json {
-        ::report::out!("{}", serde_json::to_string_pretty(compared)?)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for table in tables {
-        ::report::out!("{}", crate::report::rendered(table, options.format))?;
-    }
-    ::report::say!("baseline: {}", base.path.display());
-    ::report::say!("now:      {}", new.path.display());
-    Ok(ExitCode::SUCCESS)
-}
-
-fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
-fn sides(a: ResultFile, b: ResultFile) -> (ResultFile, ResultFile) {
-    if a.context.kind == ResultKind::Profile {
-        (b, a)
-    } else {
-        (a, b)
-    }
-}
-
-fn measure() -> Result<(ResultFile, ResultFile)> {
+/// A bench result and a profile of this host.
+fn measure() -> Result<[ResultFile; 2]> {
     ::report::say!("1/2 bench: the synthetic cost of every scheme on this host");
     let bench = ResultFile::read(&bench::quick(&WORKLOADS, None, &output(ResultKind::Bench))?)?;
     ::report::say!("2/2 profile: the real callbacks of this host's kernel");
@@ -160,7 +98,7 @@ fn measure() -> Result<(ResultFile, ResultFile)> {
         Err(error) if process::interrupted() => return Err(error),
         Err(error) => stand_in(&error)?,
     };
-    Ok((bench, profile))
+    Ok([bench, profile])
 }
 
 fn output(kind: ResultKind) -> PathBuf {

@@ -11,7 +11,7 @@ use std::{
 
 use ::report::{
     ReadError, ResultFile, ResultWriter,
-    merge::Merger,
+    merge::{Merger, Runs},
     schema::Disturbance,
     table::{Column, Format, Table, count, figure},
 };
@@ -56,6 +56,10 @@ enum Action {
         /// Where to write the sum
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
+        /// Keep the runs of recordings apart, so that `compare` sees how much they differ;
+        /// the file then is as long as all of them
+        #[arg(long)]
+        keep_runs: bool,
     },
 }
 
@@ -70,7 +74,18 @@ pub(crate) fn run(options: &Options) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
         Action::Validate { files } => validate(files),
-        Action::Merge { files, output } => merge(files, output),
+        Action::Merge {
+            files,
+            output,
+            keep_runs,
+        } => {
+            let runs = if *keep_runs {
+                Runs::Kept
+            } else {
+                Runs::AddedUp
+            };
+            merge(files, output, runs)
+        }
     }
 }
 
@@ -196,12 +211,12 @@ fn validate(files: &[PathBuf]) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn merge(files: &[PathBuf], output: &Path) -> Outcome {
+fn merge(files: &[PathBuf], output: &Path, runs: Runs) -> Outcome {
     let merger = std::thread::scope(|scope| {
         let mut merger: Option<Merger> = None;
         for (read, file) in read_ahead(scope, files).enumerate() {
             match &mut merger {
-                None => merger = Some(Merger::new(file?)?),
+                None => merger = Some(Merger::new(file?, runs)?),
                 Some(merger) => merger.add(file?)?,
             }
             if process::interrupted() {

@@ -70,6 +70,17 @@ fn files_that_cannot_be_compared_are_named() {
     assert!(run(&bench, &bench).contains("are one file"));
     assert!(run("bench.jsonl", "./bench.jsonl").contains("are one file"));
     assert!(run(&bench, &profile).contains("no chain length in common"));
+    let chosen = |option: &str, a: &str, b: &str| {
+        let value = if option == "--young" {
+            "0.5"
+        } else {
+            "bitlock"
+        };
+        refused(&["compare", option, value, a, b], folder.path())
+    };
+    assert!(chosen("--young", &bench, &bench2).contains("both files are bench results"));
+    assert!(chosen("--young", &profile, &profile2).contains("both files are profile results"));
+    assert!(chosen("--schemes", &profile, &profile2).contains("both files are profile results"));
     let alone = refused(&["compare", &bench], folder.path());
     assert!(alone.contains("alone cannot be compared"), "{alone}");
     assert_eq!(

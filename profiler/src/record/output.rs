@@ -22,7 +22,7 @@ use super::{outcome, recorder::Recorder};
 use crate::{
     census_command::vm_record,
     ladder::{Ladder, Rung},
-    observe::{Above, Ended, Lowered, Stretch, own_cost, period_ns},
+    observe::{Ended, Stretch, own_cost, period_ns},
 };
 
 /// A recording that ended, as records.
@@ -185,15 +185,19 @@ impl Recorder<'_> {
                 signal: signal.to_owned(),
                 cause: cause.to_owned(),
                 count: Observed::Value(count),
+                at_s: None,
             })
             .collect();
-        let lowered = self.session.lowered.iter().map(Lowered::told);
-        let above = self.session.above.iter().map(Above::told);
-        records.extend(lowered.chain(above).map(|cause| LossRecord {
+        let lowered = self.session.lowered.iter();
+        let lowered = lowered.map(|lowered| (lowered.told(), lowered.at_s));
+        let above = self.session.above.iter();
+        let above = above.map(|above| (above.told(), above.at_s));
+        records.extend(lowered.chain(above).map(|(cause, at_s)| LossRecord {
             run: 0,
             signal: LossRecord::SAMPLING_RATE.to_owned(),
             cause,
             count: Observed::Value(1),
+            at_s: Some(at_s),
         }));
         records
     }

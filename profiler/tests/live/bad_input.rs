@@ -151,8 +151,8 @@ fn standard_output_that_is_full_is_named() {
 }
 
 #[test]
-fn schemes_of_two_recordings_are_refused() {
-    let name = "schemes_of_two_recordings_are_refused";
+fn one_recording_twice_and_schemes_of_recordings_are_refused() {
+    let name = "one_recording_twice_and_schemes_of_recordings_are_refused";
     let Some(()) = live::require(name, host()) else {
         return;
     };
@@ -166,11 +166,17 @@ fn schemes_of_two_recordings_are_refused() {
         .expect("it starts");
     guest.stop().expect("stops");
     assert!(recorded.status.success(), "{}", stderr(&recorded));
-    let output = rmapscope()
-        .args(["compare", "--schemes", "bitlock"])
-        .args([&path, &path])
-        .output();
-    assert_refused(&output.expect("it starts"), &["--schemes", "recordings"]);
+    let other = folder.path().join("other.jsonl");
+    std::fs::copy(&path, &other).expect("copied");
+    let compare = |files: [&std::path::Path; 2]| {
+        let mut command = rmapscope();
+        command
+            .args(["compare", "--schemes", "bitlock"])
+            .args(files);
+        command.output().expect("it starts")
+    };
+    assert_refused(&compare([&path, &path]), &["are one file"]);
+    assert_refused(&compare([&path, &other]), &["--schemes", "profile results"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::{
     Observed, ResultFile,
     schema::{Cache, CallbackKind, CallbackRecord, ChainLen, Record},
     stats::{SampledMean, sampled_mean_ns},
-    summary,
+    summary::Marks,
     table::{Column, Table, signed_percent, with_interval},
 };
 
@@ -312,7 +312,7 @@ pub(super) fn parts_table(parts: &[Part]) -> Table {
 }
 
 /// The changes as a table.
-pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
+pub(super) fn changes_table(changes: &[Saving], marks: Marks<'_>) -> Table {
     let seen = |cache: &Cache| changes.iter().any(|c| c.ns.contains_key(cache));
     let caches: Vec<Cache> = Cache::ALL.into_iter().filter(seen).collect();
     let mut columns = vec![Column::text("callback"), Column::text("scheme")];
@@ -331,9 +331,7 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
                 format!("{ns:+.1} ±{half:.1} ({share})")
             }
         };
-        let mark = summary::mark(&change.scheme, false);
-        let name = format!("{}{mark}", change.scheme);
-        let mut row = vec![change.kind.to_string(), name];
+        let mut row = vec![change.kind.to_string(), marks.named(&change.scheme)];
         row.extend(caches.iter().map(|cache| shown(change.ns.get(cache))));
         row.push(format!("{:.0}", change.real_ns));
         table.row(row);
@@ -346,7 +344,7 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
              It is the uncontended walk: what waiting for a lock costs is in neither side, but what \
              taking one costs is in the schemes that do. Not of llc and cold caches: there two \
              builds of one walk differ by more than schemes do.",
-            own.unwrap_or("the kernel's own scheme")
+            marks.kernels_own.unwrap_or("the kernel's own scheme")
         ));
         table.note(
             "The shares are of this recording's mix of chain lengths, which test guests were set \
@@ -365,11 +363,8 @@ pub(super) fn changes_table(changes: &[Saving], own: Option<&str>) -> Table {
                 change.covered_share * 100.0
             ));
         }
-        if changes
-            .iter()
-            .any(|change| !summary::looks_at_all(&change.scheme))
-        {
-            table.note(summary::LOOKS_AWAY);
+        if let Some(note) = marks.note(changes.iter().map(|change| change.scheme.as_str())) {
+            table.note(note);
         }
     }
     table

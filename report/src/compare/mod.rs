@@ -10,6 +10,7 @@
 
 mod gap;
 mod model;
+mod pair;
 mod profiles;
 mod real;
 mod records;
@@ -19,6 +20,7 @@ mod tables;
 
 pub use gap::{Part, Saving};
 pub use model::{CostModel, Fitted, Side, TITLE as MODELS};
+pub use pair::{Choice, NoScheme, Pair, PairError, read_two};
 pub use profiles::{Figure, Measure, ProfileChange, ProfileComparison, compare_profiles};
 pub use real::costs as real_costs;
 pub use real::{Band, RealCost};
@@ -152,6 +154,8 @@ pub struct Comparison {
     pub young: YoungShares,
     /// The scheme the recorded kernel itself uses, if known.
     pub kernel_scheme: Option<&'static str>,
+    /// Schemes that are cheap because they pass over chains they should look at.
+    pub pass_over_chains: Vec<String>,
     /// The rows, by kind, chain length, scheme.
     pub rows: Vec<Row>,
     /// Sampling rate of the real side, if sampled.
@@ -276,6 +280,7 @@ pub fn compare(
         profile_host: profile.context.host.clone(),
         young,
         kernel_scheme: kernel_scheme(&profile.context.host),
+        pass_over_chains: bench.context.pass_over_chains.clone(),
         models: model::fit(&rows, &curves),
         parts: gap::parts(profile, &rows),
         changes: gap::changes(&rows, kernel_scheme(&profile.context.host)),
@@ -312,21 +317,14 @@ fn require(file: &ResultFile, wanted: ResultKind) -> Result<(), CompareError> {
 }
 
 impl Comparison {
-    /// The schemes that have rows.
-    pub fn schemes(&self) -> Vec<&String> {
-        let mut schemes: Vec<&String> = Vec::new();
-        for row in &self.rows {
-            if !schemes.contains(&&row.scheme) {
-                schemes.push(&row.scheme);
-            }
-        }
-        schemes
-    }
-
     /// Keeps only the named schemes; all if none is named.
-    pub fn keep_schemes(&mut self, names: &[String]) {
+    ///
+    /// # Errors
+    /// Names one that has no row.
+    pub fn keep_schemes(&mut self, names: &[String]) -> Result<(), NoScheme> {
+        NoScheme::check(names, self.rows.iter().map(|row| &row.scheme))?;
         if names.is_empty() {
-            return;
+            return Ok(());
         }
         self.rows.retain(|row| names.contains(&row.scheme));
         self.models.retain(|model| match &model.side {
@@ -334,5 +332,6 @@ impl Comparison {
             Side::Synthetic(scheme, _) => names.contains(scheme),
         });
         self.changes.retain(|change| names.contains(&change.scheme));
+        Ok(())
     }
 }

@@ -12,8 +12,8 @@ use super::{Curve, Row, synthetic::op_of};
 use crate::{
     Observed,
     schema::{Cache, CallbackKind},
-    stats::{Fit, fit_linear},
-    summary,
+    stats::{Fit, Z95, fit_linear},
+    summary::Marks,
     table::{Column, Table, with_interval},
 };
 
@@ -52,10 +52,10 @@ pub struct Fitted {
 
 impl Fitted {
     fn of<const N: usize>(fit: &Fit<N>, weights: [f64; N]) -> Self {
-        let (ns, se) = fit.value(weights);
+        let (ns, half) = fit.value_ci95(weights);
         Self {
             ns,
-            ci95_ns: (ns - 1.96 * se, ns + 1.96 * se),
+            ci95_ns: (ns - half, ns + half),
         }
     }
 }
@@ -95,7 +95,7 @@ struct Measured {
 
 impl Measured {
     fn new(pages: f64, len: f64, ns: f64, half_width: f64) -> Self {
-        let se = (half_width / 1.96).max(LEAST_RELATIVE_ERROR * ns);
+        let se = (half_width / Z95).max(LEAST_RELATIVE_ERROR * ns);
         Self { pages, len, ns, se }
     }
 }
@@ -207,12 +207,11 @@ fn model(kind: CallbackKind, side: &Side, points: &[Measured]) -> Option<CostMod
 pub const TITLE: &str = "What one more SPTE on a chain costs, and what a callback costs without";
 
 /// A side under its name, marked as in the other tables.
-fn named(side: &Side, own: Option<&str>) -> String {
+fn named(side: &Side, marks: Marks<'_>) -> String {
     match side {
         Side::Real => side.to_string(),
         Side::Synthetic(scheme, cache) => {
-            let mark = summary::mark(scheme, own == Some(scheme));
-            format!("{scheme}{mark}, {cache}")
+            format!("{}, {cache}", marks.named(scheme))
         }
     }
 }
@@ -226,7 +225,7 @@ fn of_fewer(points: u32, most: u32) -> String {
 }
 
 /// The models as a table.
-pub(super) fn table(models: &[CostModel], own: Option<&str>) -> Table {
+pub(super) fn table(models: &[CostModel], marks: Marks<'_>) -> Table {
     let mut columns = vec![
         Column::text("callback"),
         Column::text("side"),
@@ -253,7 +252,7 @@ pub(super) fn table(models: &[CostModel], own: Option<&str>) -> Table {
         }
         let mut row = vec![
             model.kind.to_string(),
-            named(&model.side, own) + &of_fewer(model.points, most),
+            named(&model.side, marks) + &of_fewer(model.points, most),
             model.per_spte.to_string(),
             model.one_gfn.to_string(),
         ];

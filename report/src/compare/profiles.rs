@@ -5,9 +5,9 @@
 //! - **Means** are held against each other by a two-sided z test. Their error is that
 //!   of the timer samples (Poisson) or of the timed calls; where the runs of one file
 //!   differ by more than that, it is the error between its runs. One run shows no
-//!   difference between runs: record several, and merge them. Sampled means are those at
-//!   rate zero where both profiles have samples enough for them at the same rates, and
-//!   elsewhere the plain means at the rates both used.
+//!   difference between runs: record several, and merge them with `--keep-runs`. Sampled
+//!   means are those at rate zero where both profiles have samples enough for them at the
+//!   same rates, and elsewhere the plain means at the rates both used.
 //! - **Quantiles** differ where their 95 % intervals from order statistics do not meet.
 //! - **Rates** are counted and not sampled: only a difference between runs tells
 //!   chance from change (Mann-Whitney), which needs four on each side.
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     Observed, ResultFile,
     schema::{CallbackKind, ResultKind},
-    stats::{LEAST_SAMPLES, SIGNIFICANT, both_tails, mann_whitney_p},
+    stats::{LEAST_SAMPLES, SIGNIFICANT, Z95, both_tails, mann_whitney_p},
     table::{Column, Table, count, figure, signed_percent, with_interval},
 };
 
@@ -248,7 +248,7 @@ type Tested = (Figure, Figure, Option<f64>, bool);
 
 fn by_z_test((old, now): (Figure, Figure)) -> Tested {
     let half = |f: &Figure| f.ci95.map_or(0.0, |(low, high)| (high - low) / 2.0);
-    let se = half(&old).hypot(half(&now)) / 1.96;
+    let se = half(&old).hypot(half(&now)) / Z95;
     let p = both_tails((now.value - old.value).abs() / se.max(f64::MIN_POSITIVE));
     (old, now, Some(p), p <= SIGNIFICANT)
 }

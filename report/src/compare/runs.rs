@@ -8,6 +8,7 @@
 
 use serde::Serialize;
 
+use super::NoScheme;
 use crate::{
     ResultFile,
     schema::{BenchRecord, Context, Op, Params, Record, ResultKind, Summary},
@@ -119,10 +120,28 @@ impl Change {
         self.p <= SIGNIFICANT
     }
 
-    /// Whether the newer run is slower by more than `percent`, and not by chance.
+    /// Whether the newer run is slower by more than `percent`, not by chance, and neither run
+    /// was disturbed there.
     #[must_use]
     pub fn is_slower_by(&self, percent: f64) -> bool {
-        is_cost(&self.metric) && self.is_significant() && self.ratio > 1.0 + percent / 100.0
+        let slower = self
+            .times_slower()
+            .is_some_and(|t| t > 1.0 + percent / 100.0);
+        slower && self.is_significant() && !self.spoiled
+    }
+
+    /// How many times as slow the newer run is; `None` of what is no time and no throughput.
+    /// A metric's name says what it is, as docs/results.md has it.
+    fn times_slower(&self) -> Option<f64> {
+        let metric = self.metric.as_str();
+        let is_time = ["ns_", "s_per_"].iter().any(|s| metric.starts_with(s))
+            || ["_ns", "_s"].iter().any(|s| metric.ends_with(s));
+        let is_throughput = metric.ends_with("_per_us");
+        match (is_time, is_throughput) {
+            (true, _) => Some(self.ratio),
+            (_, true) => Some(self.ratio.recip()),
+            _ => None,
+        }
     }
 
     fn describe(&self) -> String {
@@ -131,11 +150,6 @@ impl Change {
             self.workload, self.scheme, self.op, self.params
         )
     }
-}
-
-/// Whether more of this metric is worse: times, in any unit.
-fn is_cost(metric: &str) -> bool {
-    metric.starts_with("ns_") || metric.ends_with("_ns") || metric.starts_with("s_per_")
 }
 
 /// Two runs of one host.
@@ -274,19 +288,32 @@ impl RunComparison {
     #[must_use]
     pub fn verdict(&self, percent: f64) -> Option<String> {
         let slower: Vec<_> = self.slower(percent).collect();
-        let worst = slower.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio))?;
+        let times = |change: &Change| change.times_slower().unwrap_or(1.0);
+        let worst = slower.iter().max_by(|a, b| times(a).total_cmp(&times(b)))?;
         Some(format!(
             "{} of {} cells are slower than the baseline by more than {percent} %, the worst by \
              {} ({})",
             slower.len(),
             self.changes.len(),
-            if worst.ratio.is_finite() {
-                format!("{:.1} %", (worst.ratio - 1.0) * 100.0)
+            if times(worst).is_finite() {
+                format!("{:.1} %", (times(worst) - 1.0) * 100.0)
             } else {
                 "all of it, from 0".to_owned()
             },
             worst.describe()
         ))
+    }
+
+    /// Keeps only the named schemes; all if none is named.
+    ///
+    /// # Errors
+    /// Names one of which both runs have no cell.
+    pub fn keep_schemes(&mut self, names: &[String]) -> Result<(), NoScheme> {
+        NoScheme::check(names, self.changes.iter().map(|change| &change.scheme))?;
+        if !names.is_empty() {
+            self.changes.retain(|change| names.contains(&change.scheme));
+        }
+        Ok(())
     }
 
     /// One table per workload, operation and metric, each with its geometric mean.

@@ -4,7 +4,7 @@ use super::{Comparison, Row, gap, model};
 use crate::{
     schema::{Cache, CallbackKind},
     stats::SampledMean,
-    summary,
+    summary::Marks,
     table::{Column, Table, count, figure, with_interval},
 };
 
@@ -24,8 +24,8 @@ impl Comparison {
         let mut groups: Vec<Group> = self.rows.iter().map(group).collect();
         groups.dedup();
         let mut tables: Vec<Table> = groups.iter().map(|g| self.real_table(*g)).collect();
-        tables.push(model::table(&self.models, self.kernel_scheme));
-        tables.push(gap::changes_table(&self.changes, self.kernel_scheme));
+        tables.push(model::table(&self.models, self.marks()));
+        tables.push(gap::changes_table(&self.changes, self.marks()));
         tables.push(gap::parts_table(&self.parts));
         // The longest come last.
         tables.extend(groups.iter().map(|g| self.beside_table(*g)));
@@ -37,6 +37,14 @@ impl Comparison {
             notes.into_iter().for_each(|note| last.note(note));
         }
         tables
+    }
+
+    /// How schemes are marked in all of its tables.
+    pub(crate) fn marks(&self) -> Marks<'_> {
+        Marks {
+            kernels_own: self.kernel_scheme,
+            pass_over: &self.pass_over_chains,
+        }
     }
 
     fn of_group(&self, wanted: Group) -> impl Iterator<Item = &Row> {
@@ -86,13 +94,12 @@ impl Comparison {
         let title = format!("{}: synthetic beside real", title(group));
         let mut table = Table::new(title, columns);
         for row in self.of_group(group) {
-            let mark = summary::mark(&row.scheme, Some(row.scheme.as_str()) == self.kernel_scheme);
             let ns = |cache: &Cache| row.at(*cache).map_or_else(dash, ToString::to_string);
             let ratio = |cache: &Cache| {
                 let ratio = row.ratio(*cache);
                 ratio.map_or_else(dash, |(r, i)| with_interval(r, Some(i)))
             };
-            let mut cells = vec![row.band.to_string(), format!("{}{mark}", row.scheme)];
+            let mut cells = vec![row.band.to_string(), self.marks().named(&row.scheme)];
             cells.extend(caches.iter().map(ns));
             cells.push(sampled(row.real.walk));
             cells.extend(caches.iter().map(ratio));
@@ -142,13 +149,8 @@ impl Comparison {
         {
             notes.push(format!("* {scheme} is what the recorded kernel does."));
         }
-        if self
-            .rows
-            .iter()
-            .any(|row| !summary::looks_at_all(&row.scheme))
-        {
-            notes.push(summary::LOOKS_AWAY.to_owned());
-        }
+        let schemes = self.rows.iter().map(|row| row.scheme.as_str());
+        notes.extend(self.marks().note(schemes).map(str::to_owned));
         notes.extend(self.sources.iter().cloned());
         if self.bench_host.label == self.profile_host.label {
             notes.push(format!("host of both sides: {}.", self.bench_host.label));

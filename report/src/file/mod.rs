@@ -13,3 +13,10 @@ mod write;
 
 pub use read::{ReadError, ResultFile};
 pub use write::{ResultWriter, WriteError};
+
+use std::path::{Path, PathBuf};
+
+/// Where a file is, however it is named. One that is gone by now is where its name says.
+pub(crate) fn real_path(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}

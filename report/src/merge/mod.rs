@@ -11,11 +11,13 @@ mod profile;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use crate::{
-    ResultFile, host,
+    ResultFile,
+    file::real_path,
+    host,
     schema::{Context, Outcome, Record, ResultKind, Source},
 };
 
@@ -65,6 +67,15 @@ pub struct Merged {
     pub reason: Option<String>,
 }
 
+/// What becomes of the runs of profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// Those that were recorded alike are added up.
+    AddedUp,
+    /// Each stays one of the sum's, so that a comparison sees how much they differ.
+    Kept,
+}
+
 /// Adds up files.
 #[derive(Debug)]
 pub struct Merger {
@@ -88,10 +99,10 @@ impl Merger {
     ///
     /// # Errors
     /// [`MergeError::NoSums`] for a kind that cannot be merged.
-    pub fn new(file: ResultFile) -> Result<Self, MergeError> {
+    pub fn new(file: ResultFile, runs: Runs) -> Result<Self, MergeError> {
         let sums = match file.context.kind {
             ResultKind::Bench => Sums::Bench(bench::Sums::default()),
-            ResultKind::Profile => Sums::Profile(Box::default()),
+            ResultKind::Profile => Sums::Profile(Box::new(profile::Sums::new(runs))),
             kind @ (ResultKind::Verdict | ResultKind::Matrix) => {
                 return Err(MergeError::NoSums(file.path, kind));
             }
@@ -106,7 +117,9 @@ impl Merger {
             sums,
             partial: 0,
         };
-        merger.paths.insert(place(&file.path), file.path.clone());
+        merger
+            .paths
+            .insert(real_path(&file.path), file.path.clone());
         merger.take(file);
         Ok(merger)
     }
@@ -128,7 +141,7 @@ impl Merger {
                 });
             }
         }
-        match self.paths.entry(place(&file.path)) {
+        match self.paths.entry(real_path(&file.path)) {
             Entry::Occupied(known) => {
                 return Err(MergeError::Twice {
                     first: known.get().clone(),
@@ -175,11 +188,6 @@ impl Merger {
             reason: (self.partial > 0).then_some(reason),
         }
     }
-}
-
-/// Where a file is, however it is named. One that is gone by now is where its name says.
-fn place(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn source(file: &ResultFile) -> Source {

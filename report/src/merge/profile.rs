@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
+use super::Runs;
 use crate::{
     Observed,
     compare::cost_records,
@@ -23,14 +24,19 @@ type CallbackKey = (u32, CallbackKind, CallerClass, ChainLen, bool, Seen);
 /// added up. Samples are observed at a period.
 type Seen = (bool, bool, Option<u64>, bool, bool, bool);
 
+/// By run, signal and cause: how often, and when.
+type Losses = BTreeMap<(u32, String, String), (Observed<u64>, Option<f64>)>;
+
 /// What is added up.
 #[derive(Debug, Default)]
 pub(super) struct Sums {
+    keeps_runs: bool,
+    files: u64,
     runs: BTreeMap<String, RunRecord>,
     callbacks: BTreeMap<CallbackKey, CallbackRecord>,
     /// By run, what took time, and which of the two times were observed.
     held_up: BTreeMap<(u32, HeldUp, (bool, bool)), InterferenceRecord>,
-    losses: BTreeMap<(u32, String, String), Observed<u64>>,
+    losses: Losses,
     overheads: BTreeMap<(u32, String), OverheadRecord>,
     stacks: BTreeMap<(u32, CallerClass, Vec<String>), u64>,
     mechanisms: Vec<MechanismRecord>,
@@ -40,8 +46,16 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    pub(super) fn new(runs: Runs) -> Self {
+        Self {
+            keeps_runs: runs == Runs::Kept,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn take(&mut self, records: Vec<Record>, events: u64) {
         self.events += events;
+        self.files += 1;
         let mut runs = BTreeMap::new();
         for record in &records {
             if let Record::Run(run) = record {
@@ -61,8 +75,9 @@ impl Sums {
     /// The number of the run that this one is added to.
     fn run(&mut self, run: &RunRecord) -> u32 {
         let period = run.sampling.value().map(|s| s.period_ns);
+        let own = self.keeps_runs.then_some((self.files, run.run));
         let key = format!(
-            "{:?} {period:?} {:?} {:?}",
+            "{own:?} {:?} {period:?} {:?} {:?}",
             run.guest, run.stack_every, run.event_every
         );
         let next = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
@@ -109,7 +124,8 @@ impl Sums {
             Record::Interference(held_up) => self.add_held_up(*held_up),
             Record::Loss(loss) => {
                 let sum = self.losses.entry((loss.run, loss.signal, loss.cause));
-                add_observed(sum.or_insert(Observed::Value(0)), &loss.count);
+                let (sum, _) = sum.or_insert((Observed::Value(0), loss.at_s));
+                add_observed(sum, &loss.count);
             }
             Record::Overhead(overhead) => self.add_overhead(overhead),
             Record::Mechanism(mechanism) => {
@@ -214,12 +230,13 @@ impl Sums {
                 frames,
             }));
         }
-        for ((run, signal, cause), count) in self.losses {
+        for ((run, signal, cause), (count, at_s)) in self.losses {
             records.push(Record::Loss(LossRecord {
                 run,
                 signal,
                 cause,
                 count,
+                at_s,
             }));
         }
         records.extend(self.overheads.into_values().map(Record::Overhead));
@@ -229,6 +246,7 @@ impl Sums {
                 signal: "events".to_owned(),
                 cause: "raw events stay in the files that were merged".to_owned(),
                 count: Observed::Value(self.events),
+                at_s: None,
             }));
         }
         records

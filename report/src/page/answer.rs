@@ -4,7 +4,7 @@ use super::{Sources, absent, html};
 use crate::{
     compare::{Comparison, CostModel, Side},
     schema::{Cache, CallbackKind},
-    summary,
+    summary::{self, Marks},
     table::{Column, Table},
 };
 
@@ -46,7 +46,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
     let of = |kind| comparison.models.iter().filter(move |m| m.kind == kind);
     let tables = kinds.into_iter().map(|kind| {
         let models: Vec<&CostModel> = of(kind).collect();
-        let mut table = table(kind, &models, comparison.kernel_scheme);
+        let mut table = table(kind, &models, comparison.marks());
         let host = &comparison.profile_host;
         for note in comparison.cores.iter().chain(&host.unusual) {
             table.note(note.as_str());
@@ -56,7 +56,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
     tables.filter(|table| !table.is_empty()).collect()
 }
 
-fn table(kind: CallbackKind, models: &[&CostModel], own: Option<&str>) -> Table {
+fn table(kind: CallbackKind, models: &[&CostModel], marks: Marks<'_>) -> Table {
     let at = |scheme: &str, cache: Cache| {
         let side = Side::Synthetic(scheme.to_owned(), cache);
         models.iter().find(|model| model.side == side)
@@ -82,8 +82,7 @@ fn table(kind: CallbackKind, models: &[&CostModel], own: Option<&str>) -> Table 
         table.row(cells);
     }
     for scheme in schemes {
-        let mark = summary::mark(scheme, own == Some(scheme));
-        let mut cells = vec![format!("{scheme}{mark}"), String::new()];
+        let mut cells = vec![marks.named(scheme), String::new()];
         cells.extend(caches.iter().map(|cache| {
             at(scheme, *cache).map_or_else(|| "-".to_owned(), |m| m.per_spte.to_string())
         }));

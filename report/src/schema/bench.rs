@@ -273,8 +273,9 @@ pub struct BenchRecord {
     pub scheme: String,
     /// What was timed.
     pub op: Op,
-    /// What one value of `rounds` is, unit included: `ns_per_callback`,
-    /// `ns_per_gfn`, `ns_per_op`, …
+    /// What one value of `rounds` is, unit included: a time (`ns_per_…`, `s_per_…`, `…_ns`,
+    /// `…_s`), of which more is slower; a throughput (`…_per_us`), of which less is; or
+    /// something else, such as a share or bytes.
     pub metric: String,
     /// The parameters.
     pub params: Params,

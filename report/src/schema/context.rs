@@ -26,7 +26,7 @@ impl SchemaVersion {
     /// The major version this crate reads and writes.
     pub const MAJOR: u32 = 1;
     /// The minor version this crate writes.
-    pub const MINOR: u32 = 8;
+    pub const MINOR: u32 = 9;
 
     /// The version this crate writes.
     pub fn current() -> Self {
@@ -86,6 +86,11 @@ pub struct Context {
     /// Absent where no MMU was built, and in files older than minor 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mmu_lock: Option<String>,
+    /// Schemes of the model that pass over chains they should look at, always or once a
+    /// page was found young without: they are cheap for that alone. Absent where no MMU was
+    /// built, and in files older than minor 9.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pass_over_chains: Vec<String>,
     /// The files this one was merged from; absent in a file that was measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged_from: Vec<Source>,

@@ -209,7 +209,7 @@ pub struct CensusRecord {
 
 /// Something that was not counted or not attributed, and how often; with the signal
 /// `sampling rate`, what became of the limit on the cost of observing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LossRecord {
     /// The run.
     pub run: u32,
@@ -219,6 +219,10 @@ pub struct LossRecord {
     pub cause: String,
     /// How often.
     pub count: Observed<u64>,
+    /// When, seconds since the programs were attached: of what became of the limit. Absent
+    /// in files older than minor 9, and of what was counted during all of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_s: Option<f64>,
 }
 
 impl LossRecord {

@@ -1,5 +1,7 @@
 //! Linear models of measured costs, each measurement weighted by its precision.
 
+use super::{Z95, t95};
+
 /// A linear model of `N` regressors, with the covariance of its coefficients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fit<const N: usize> {
@@ -7,6 +9,9 @@ pub struct Fit<const N: usize> {
     pub coefficients: [f64; N],
     /// Variances on the diagonal, covariances beside it.
     pub covariance: [[f64; N]; N],
+    /// Where the scatter of the points made the variances, how many degrees of freedom it
+    /// had; none where the errors of the points did.
+    pub scatter: Option<usize>,
 }
 
 impl<const N: usize> Fit<N> {
@@ -17,6 +22,14 @@ impl<const N: usize> Fit<N> {
         let terms = self.covariance.iter().zip(weights);
         let variance: f64 = terms.map(|(row, w)| w * dot(row, &weights)).sum();
         (value, variance.max(0.0).sqrt())
+    }
+
+    /// The same value with half of its 95 % interval: an error that was estimated from the
+    /// scatter of a few points is itself uncertain, which Student's t allows for.
+    #[must_use]
+    pub fn value_ci95(&self, weights: [f64; N]) -> (f64, f64) {
+        let (value, se) = self.value(weights);
+        (value, se * self.scatter.map_or(Z95, t95))
     }
 }
 
@@ -53,14 +66,16 @@ pub fn fit_linear<const N: usize>(points: &[([f64; N], f64, f64)]) -> Option<Fit
         .iter()
         .map(|(x, y, se)| ((y - dot(x, &coefficients)) / se).powi(2))
         .sum();
-    let freedom = (points.len() - N) as f64;
-    if freedom > 0.0 {
-        let widen = (misfit / freedom).max(1.0);
+    let freedom = points.len() - N;
+    let widen = misfit / freedom as f64;
+    let scatter = (freedom > 0 && widen > 1.0).then_some(freedom);
+    if scatter.is_some() {
         covariance.iter_mut().flatten().for_each(|c| *c *= widen);
     }
     Some(Fit {
         coefficients,
         covariance,
+        scatter,
     })
 }
 
@@ -96,43 +111,14 @@ fn inverse<const N: usize>(mut matrix: [[f64; N]; N]) -> Option<[[f64; N]; N]> {
     Some(inverse)
 }
 
-/// A straight line through measured points, with its standard errors.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
-    /// Value at x = 0.
-    pub intercept: f64,
-    /// Change per unit of x.
-    pub slope: f64,
-    /// Standard error of the intercept.
-    pub intercept_se: f64,
-    /// Standard error of the slope.
-    pub slope_se: f64,
-}
-
-impl Line {
-    /// The intercept's 95 % interval.
-    #[must_use]
-    pub fn intercept_ci95(&self) -> (f64, f64) {
-        let half = 1.96 * self.intercept_se;
-        (self.intercept - half, self.intercept + half)
-    }
-}
-
-/// The line that fits `(x, y, standard error of y)` best, as [`fit_linear`] does.
-pub fn fit_line(points: &[(f64, f64, f64)]) -> Option<Line> {
+/// The straight line that fits `(x, y, standard error of y)` best, as [`fit_linear`] does:
+/// its value at x = 0, and its slope.
+pub fn fit_line(points: &[(f64, f64, f64)]) -> Option<Fit<2>> {
     let points: Vec<_> = points
         .iter()
         .map(|(x, y, se)| ([1.0, *x], *y, *se))
         .collect();
-    let fit = fit_linear(&points)?;
-    let ((intercept, intercept_se), (slope, slope_se)) =
-        (fit.value([1.0, 0.0]), fit.value([0.0, 1.0]));
-    Some(Line {
-        intercept,
-        slope,
-        intercept_se,
-        slope_se,
-    })
+    fit_linear(&points)
 }
 
 #[cfg(test)]
@@ -143,11 +129,18 @@ mod tests {
     fn a_line_is_found_with_the_errors_of_its_points() {
         let exact = [(1.0, 13.0, 1.0), (4.0, 22.0, 1.0), (16.0, 58.0, 1.0)];
         let line = fit_line(&exact).unwrap();
-        assert!((line.slope - 3.0).abs() < 1e-9 && (line.intercept - 10.0).abs() < 1e-9);
+        let [intercept, slope] = line.coefficients;
+        assert!((slope - 3.0).abs() < 1e-9 && (intercept - 10.0).abs() < 1e-9);
         // 1 / sqrt(sum (x - mean)²) for equal errors of 1.
-        assert!((line.slope_se - 1.0 / 126.0_f64.sqrt()).abs() < 1e-9);
+        let (_, se) = line.value([0.0, 1.0]);
+        assert!((se - 1.0 / 126.0_f64.sqrt()).abs() < 1e-9);
+        assert_eq!(line.value_ci95([0.0, 1.0]).1, 1.96 * se);
         let bent = [(1.0, 13.0, 1.0), (4.0, 122.0, 1.0), (16.0, 58.0, 1.0)];
-        assert!(fit_line(&bent).unwrap().slope_se > 10.0 * line.slope_se);
+        let bent = fit_line(&bent).unwrap();
+        let (_, bent_se) = bent.value([0.0, 1.0]);
+        assert!(bent_se > 10.0 * se);
+        // One degree of freedom: the scatter may be anything.
+        assert_eq!(bent.value_ci95([0.0, 1.0]).1, 12.706 * bent_se);
         assert_eq!(fit_line(&exact[..1]), None);
         assert_eq!(fit_line(&[(1.0, 1.0, 1.0), (1.0, 2.0, 1.0)]), None);
         assert_eq!(fit_line(&[(1.0, 1.0, 0.0), (2.0, 2.0, 1.0)]), None);

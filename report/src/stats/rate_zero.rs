@@ -7,7 +7,7 @@
 //! was there before. The price is a wider interval: the errors of all rates
 //! add up, those of the low ones most.
 
-use super::{SampledMean, fit_line};
+use super::{SampledMean, Z95, fit_line};
 
 /// Samples below which a mean says too little, to be printed or to extrapolate from.
 pub const LEAST_SAMPLES: u64 = 20;
@@ -71,12 +71,13 @@ pub fn at_rate_zero(rates: &[AtRate]) -> Option<SampledMean> {
         .iter()
         .map(|r| (r.rate_hz(), r.mean_ns(), (pooled_ns * r.scale_ns()).sqrt()))
         .collect();
-    let line = fit_line(&points)?;
-    let (low_ns, high_ns) = line.intercept_ci95();
+    // The errors are known and not taken from the scatter of two or three rates.
+    let (mean_ns, se) = fit_line(&points)?.value([1.0, 0.0]);
+    let at = |errors: f64| (mean_ns + errors * se).max(0.0);
     Some(SampledMean {
-        mean_ns: line.intercept.max(0.0),
-        low_ns: low_ns.max(0.0),
-        high_ns: high_ns.max(0.0),
+        mean_ns: at(0.0),
+        low_ns: at(-Z95),
+        high_ns: at(Z95),
     })
 }
 

@@ -1,6 +1,6 @@
 //! What was not counted, and what a limit on the cost of observing led to.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use crate::{
     Observed, ResultFile,
@@ -8,11 +8,8 @@ use crate::{
     table::{Column, Table, count},
 };
 
-/// How files of earlier versions begin to say that the rate was lowered.
-const LOWERED: &str = "the rate was lowered from ";
-
 fn is_of_rate(loss: &LossRecord) -> bool {
-    loss.signal == LossRecord::SAMPLING_RATE || loss.cause.starts_with(LOWERED)
+    loss.signal == LossRecord::SAMPLING_RATE
 }
 
 fn losses(file: &ResultFile) -> impl Iterator<Item = &LossRecord> {
@@ -29,17 +26,11 @@ pub(super) fn rates(file: &ResultFile) -> Table {
     )];
     let mut table = Table::new("Limit on the cost of observing", columns);
     let mut of_rate: Vec<&LossRecord> = losses(file).filter(|loss| is_of_rate(loss)).collect();
-    of_rate.sort_by_key(|loss| at_s(&loss.cause));
+    of_rate.sort_by(|a, b| a.at_s.partial_cmp(&b.at_s).unwrap_or(Ordering::Equal));
     for loss in of_rate {
         table.row(vec![loss.cause.clone()]);
     }
     table
-}
-
-/// The whole seconds in `… after 12 s …`.
-fn at_s(cause: &str) -> Option<u64> {
-    let (_, after) = cause.split_once("after ")?;
-    after.split_whitespace().next()?.parse().ok()
 }
 
 /// What was lost, the most first; all that was not is one line.

@@ -7,8 +7,8 @@ mod cores;
 mod goals;
 mod held_up;
 mod losses;
+mod marks;
 mod matrix;
-mod names;
 mod pass;
 mod profile;
 mod replay;
@@ -24,7 +24,7 @@ pub(crate) use cores::cores;
 pub use goals::goals;
 #[cfg(feature = "page")]
 pub(crate) use goals::{is_limit, is_peer, is_scheme};
-pub(crate) use names::{LOOKS_AWAY, looks_at_all, mark};
+pub(crate) use marks::Marks;
 pub use verdict::shown as verdict_figure;
 
 use crate::{ResultFile, schema::ResultKind, table::Table, terminal};

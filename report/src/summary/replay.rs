@@ -1,6 +1,6 @@
 //! The table of a replay: a recorded host's aging under every scheme.
 
-use super::names;
+use super::Marks;
 use crate::{
     Observed, ResultFile,
     schema::{Estimate, Record, ReplayInput, ReplayRecord},
@@ -30,8 +30,15 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
             Column::number("error (goal ±25 %)"),
         ],
     );
+    let marks = Marks {
+        kernels_own: replays
+            .iter()
+            .find(|r| r.kernels_own)
+            .map(|r| r.scheme.as_str()),
+        pass_over: &file.context.pass_over_chains,
+    };
     for replay in &replays {
-        table.row(row(replay));
+        table.row(row(replay, marks));
     }
     describe(&first.input)
         .into_iter()
@@ -52,14 +59,13 @@ pub(super) fn tables(file: &ResultFile) -> Vec<Table> {
     for reason in reasons(&replays) {
         table.note(reason);
     }
-    if replays.iter().any(|r| !names::looks_at_all(&r.scheme)) {
-        table.note(names::LOOKS_AWAY);
+    if let Some(note) = marks.note(replays.iter().map(|r| r.scheme.as_str())) {
+        table.note(note);
     }
     vec![table]
 }
 
-fn row(replay: &ReplayRecord) -> Vec<String> {
-    let mark = names::mark(&replay.scheme, replay.kernels_own);
+fn row(replay: &ReplayRecord, marks: Marks<'_>) -> Vec<String> {
     let estimate = |e: &Observed<Estimate>| {
         e.value().map_or_else(
             || "-".to_owned(),
@@ -75,7 +81,7 @@ fn row(replay: &ReplayRecord) -> Vec<String> {
         .value()
         .map_or_else(|| "-".to_owned(), |e| format!("{:+.0} %", e * 100.0));
     vec![
-        format!("{}{mark}", replay.scheme),
+        marks.named(&replay.scheme),
         synthetic,
         estimate(&replay.predicted_ns),
         estimate(&replay.recorded_ns),

@@ -11,7 +11,7 @@ use crate::{
     },
     latency::Latency,
     schema::Record,
-    stats::{LEAST_SAMPLES, SampledMean, sampled_mean_ns},
+    stats::{LEAST_SAMPLES, SampledMean, Z95, sampled_mean_ns, t95},
 };
 
 /// Which means of two profiles are held against each other.
@@ -168,7 +168,7 @@ fn between(runs: &[f64]) -> Option<f64> {
     let n = runs.len() as f64;
     let mean = runs.iter().sum::<f64>() / n;
     let variance = runs.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    Some(1.96 * (variance / n).sqrt())
+    Some(t95(runs.len() - 1) * (variance / n).sqrt())
 }
 
 pub(super) fn quantile(
@@ -186,7 +186,7 @@ pub(super) fn quantile(
     let latency = all?;
     let n = latency.count();
     let share = if measure == Measure::P50 { 0.5 } else { 0.99 };
-    let half = 1.96 * (share * (1.0 - share) / n.max(1) as f64).sqrt();
+    let half = Z95 * (share * (1.0 - share) / n.max(1) as f64).sqrt();
     // The upper rank is missing where there are too few calls above the quantile.
     let ends = (share - half > 0.0 && share + half < 1.0).then(|| {
         let at = |q| latency.quantile_ns(q) as f64;

@@ -7,7 +7,7 @@ use super::RealCost;
 use crate::{
     Observed,
     schema::CallbackRecord,
-    stats::{AtRate, SampledMean, at_rate_zero, sampled_mean_ns},
+    stats::{AtRate, SampledMean, Z95, at_rate_zero, sampled_mean_ns},
 };
 
 /// Samples an exact chain length needs for a row of its own; with fewer it is
@@ -44,6 +44,8 @@ struct ExactSums {
     total_sq: f64,
     wait_calls: u64,
     wait_ns: f64,
+    /// In the TDP MMU's walk, of all calls together.
+    tdp_ns: f64,
 }
 
 impl RateSums {
@@ -80,6 +82,9 @@ impl Sums {
                 sums.wait_calls = sums.wait_calls.saturating_add(wait.count());
                 sums.wait_ns += wait.mean_ns() * wait.count() as f64;
             }
+            if let Observed::Value(tdp) = &record.tdp {
+                sums.tdp_ns += tdp.mean_ns() * tdp.count() as f64;
+            }
         }
     }
 
@@ -98,6 +103,7 @@ impl Sums {
             sums.total_sq += o.total_sq;
             sums.wait_calls = sums.wait_calls.saturating_add(o.wait_calls);
             sums.wait_ns += o.wait_ns;
+            sums.tdp_ns += o.tdp_ns;
         }
     }
 
@@ -202,15 +208,16 @@ impl ExactSums {
         let n = self.calls as f64;
         let mean = self.total_ns / n;
         let variance = (self.total_sq / n - mean * mean).max(0.0);
-        let half = 1.96 * (variance / n).sqrt();
+        let half = Z95 * (variance / n).sqrt();
         // A few long waits among short ones make it wide; no time is below nothing.
         let around = |m: f64| SampledMean {
             mean_ns: m.max(0.0),
             low_ns: (m - half).max(0.0),
             high_ns: (m + half).max(0.0),
         };
-        let walk =
-            (self.wait_calls > 0).then(|| around(mean - self.wait_ns / self.wait_calls as f64));
+        // What is neither before the walk nor in the other MMU is the rmaps'.
+        let before = |calls: u64| (calls > 0).then(|| self.wait_ns / calls as f64);
+        let walk = before(self.wait_calls).map(|wait| around(mean - wait - self.tdp_ns / n));
         (Some(around(mean)), walk)
     }
 }
