@@ -172,11 +172,15 @@ pub fn subjects() -> impl Iterator<Item = Subject> {
 /// The context of a result in which any of them are measured.
 #[must_use]
 pub fn context() -> Context {
-    let schemes = rmap::schemes().iter().chain(rmap::ablations());
-    let pass_over = schemes.filter(|info| info.needs_mmu_lock == NeedsMmuLock::SkipsChains);
+    let that = |need| {
+        let schemes = rmap::schemes().iter().chain(rmap::ablations());
+        let schemes = schemes.filter(|info| info.needs_mmu_lock == need);
+        schemes.map(|info| info.name.to_owned()).collect()
+    };
     Context {
         mmu_lock: Some(mmu_lock::chosen().to_string()),
-        pass_over_chains: pass_over.map(|info| info.name.to_owned()).collect(),
+        pass_over_chains: that(NeedsMmuLock::SkipsChains),
+        age_without_mmu_lock: that(NeedsMmuLock::Never),
         ..host::context(ResultKind::Bench)
     }
 }

@@ -17,9 +17,19 @@ fn small(gfn: u64, alias: u32) -> Mapping {
 }
 
 #[test]
-fn what_passes_over_chains_is_named_in_the_context_and_nothing_else_is() {
-    let named = context().pass_over_chains;
-    assert_eq!(named, ["single-skip", "tiered-was-fast"]);
+fn what_passes_over_chains_and_what_takes_no_lock_is_named_in_the_context() {
+    let context = context();
+    assert_eq!(context.pass_over_chains, ["single-skip", "tiered-was-fast"]);
+    let without = |name: &str| context.age_without_mmu_lock.iter().any(|own| own == name);
+    let expected = [
+        ("bitlock", true),
+        ("rcu", true),
+        ("rwlock-write", false),
+        ("single-fallback", false),
+    ];
+    for (scheme, is) in expected {
+        assert_eq!(without(scheme), is, "{scheme}");
+    }
 }
 
 #[test]

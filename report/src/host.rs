@@ -32,6 +32,7 @@ pub fn context(kind: ResultKind) -> Context {
         missing_counters: BTreeMap::new(),
         mmu_lock: None,
         pass_over_chains: Vec::new(),
+        age_without_mmu_lock: Vec::new(),
         merged_from: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use report::{
     embed,
     latency::Latency,
     letter,
-    schema::{Cache, CallbackKind, Op, Record, ResultKind},
+    schema::{Cache, CallbackKind, HeldUp, InterferenceRecord, Op, Record, ResultKind},
     table::{Column, Format, Table},
 };
 
@@ -257,6 +257,43 @@ fn a_scheme_is_held_against_the_kernels_own_over_the_recorded_lengths() {
     );
     let note = notes(&result.tables());
     assert!(note.contains("under rcu: only of the"), "{note}");
+}
+
+#[test]
+fn waiting_for_mmu_lock_is_saved_by_what_takes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut bench, mut profile) = sides(folder.path());
+    for record in &mut bench.records {
+        if let Record::Bench(cell) = record
+            && cell.scheme == "bitlock"
+        {
+            cell.scheme = "rwlock-write".into();
+        }
+    }
+    bench.context.age_without_mmu_lock = vec!["bitlock".into(), "rcu".into()];
+    let said = |profile: &ResultFile| notes(&compare(&bench, profile, None).unwrap().tables());
+    profile.context.host.kvm.lockless_aging = report::Observed::Value(false);
+    let unseen = said(&profile);
+    assert!(
+        unseen.contains("rcu take no mmu_lock") && unseen.contains("not observed"),
+        "{unseen}"
+    );
+    let mut waits = Latency::new();
+    waits.record_many_ns(1000, 4004);
+    profile
+        .records
+        .push(Record::Interference(Box::new(InterferenceRecord {
+            run: 0,
+            vm: Some(0),
+            what: HeldUp::AgingWait,
+            while_aging: report::Observed::Value(waits),
+            not_aging: report::Observed::missing("aging is always on then"),
+        })));
+    // 4004 waits of a microsecond over 2,002,000 callbacks.
+    let seen = said(&profile);
+    assert!(seen.contains("waited 2.0 ns for mmu_lock"), "{seen}");
+    profile.context.host.kvm.lockless_aging = report::Observed::Value(true);
+    assert!(!said(&profile).contains("mmu_lock when they age"));
 }
 
 fn notes(tables: &[Table]) -> String {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Row;
 use crate::{
     Observed, ResultFile,
-    schema::{Cache, CallbackKind, CallbackRecord, ChainLen, Record},
+    schema::{Cache, CallbackKind, CallbackRecord, ChainLen, HeldUp, Record},
     stats::{SampledMean, sampled_mean_ns},
     summary::Marks,
     table::{Column, Table, signed_percent, with_interval},
@@ -118,6 +118,28 @@ impl Sums {
 
 fn flat(mean: SampledMean) -> [f64; 3] {
     [mean.mean_ns, mean.low_ns, mean.high_ns]
+}
+
+/// The mean time that a recorded callback waited for mmu_lock, nanoseconds, all kinds
+/// together; `None` where waits were not observed.
+pub(super) fn lock_wait_ns(profile: &ResultFile) -> Option<f64> {
+    let (mut waited, mut callbacks) = (None, 0_u64);
+    for record in &profile.records {
+        match record {
+            Record::Interference(held_up) if held_up.what == HeldUp::AgingWait => {
+                for times in [&held_up.while_aging, &held_up.not_aging] {
+                    if let Observed::Value(times) = times {
+                        *waited.get_or_insert(0.0) += times.mean_ns() * times.count() as f64;
+                    }
+                }
+            }
+            Record::Callbacks(cell) => callbacks = callbacks.saturating_add(cell.callbacks),
+            _ => {}
+        }
+    }
+    waited
+        .filter(|_| callbacks > 0)
+        .map(|ns| ns / callbacks as f64)
 }
 
 /// The parts of the mean callback of every kind that has rows.

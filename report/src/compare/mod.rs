@@ -156,6 +156,11 @@ pub struct Comparison {
     pub kernel_scheme: Option<&'static str>,
     /// Schemes that are cheap because they pass over chains they should look at.
     pub pass_over_chains: Vec<String>,
+    /// Schemes whose aging takes no mmu_lock.
+    pub age_without_mmu_lock: Vec<String>,
+    /// Mean time a recorded callback waited for mmu_lock, nanoseconds, all kinds together;
+    /// none where that was not observed.
+    pub lock_wait_ns: Option<f64>,
     /// The rows, by kind, chain length, scheme.
     pub rows: Vec<Row>,
     /// Sampling rate of the real side, if sampled.
@@ -281,6 +286,8 @@ pub fn compare(
         young,
         kernel_scheme: kernel_scheme(&profile.context.host),
         pass_over_chains: bench.context.pass_over_chains.clone(),
+        age_without_mmu_lock: bench.context.age_without_mmu_lock.clone(),
+        lock_wait_ns: gap::lock_wait_ns(profile),
         models: model::fit(&rows, &curves),
         parts: gap::parts(profile, &rows),
         changes: gap::changes(&rows, kernel_scheme(&profile.context.host)),

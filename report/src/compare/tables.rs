@@ -25,7 +25,11 @@ impl Comparison {
         groups.dedup();
         let mut tables: Vec<Table> = groups.iter().map(|g| self.real_table(*g)).collect();
         tables.push(model::table(&self.models, self.marks()));
-        tables.push(gap::changes_table(&self.changes, self.marks()));
+        let mut changes = gap::changes_table(&self.changes, self.marks());
+        if let Some(note) = self.lock_wait().filter(|_| !changes.is_empty()) {
+            changes.note(note);
+        }
+        tables.push(changes);
         tables.push(gap::parts_table(&self.parts));
         // The longest come last.
         tables.extend(groups.iter().map(|g| self.beside_table(*g)));
@@ -45,6 +49,32 @@ impl Comparison {
             kernels_own: self.kernel_scheme,
             pass_over: &self.pass_over_chains,
         }
+    }
+
+    /// What schemes that take no mmu_lock save beside the walk, where the kernel takes it.
+    fn lock_wait(&self) -> Option<String> {
+        let without = &self.age_without_mmu_lock;
+        let own = self.kernel_scheme?;
+        let is_without = |scheme: &&String| self.changes.iter().any(|c| c.scheme == **scheme);
+        let named: Vec<&str> = without
+            .iter()
+            .filter(is_without)
+            .map(String::as_str)
+            .collect();
+        if named.is_empty() || without.iter().any(|scheme| scheme == own) {
+            return None;
+        }
+        let names = named.join(", ");
+        Some(match self.lock_wait_ns {
+            Some(ns) => format!(
+                "A recorded callback waited {ns:.1} ns for mmu_lock, in the mean of all kinds. \
+                 {names} take none when they age and save that besides."
+            ),
+            None => format!(
+                "{names} take no mmu_lock when they age and save waiting for it besides; how long \
+                 the recorded callbacks waited was not observed."
+            ),
+        })
     }
 
     fn of_group(&self, wanted: Group) -> impl Iterator<Item = &Row> {

@@ -91,6 +91,10 @@ pub struct Context {
     /// built, and in files older than minor 9.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pass_over_chains: Vec<String>,
+    /// Schemes of the model whose aging takes no mmu_lock, whatever it finds. Absent as
+    /// above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub age_without_mmu_lock: Vec<String>,
     /// The files this one was merged from; absent in a file that was measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged_from: Vec<Source>,
