@@ -219,8 +219,15 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
 
 /// Whether there is a program of this name on the search path.
 pub(crate) fn on_path(program: &str) -> bool {
+    found_on_path(program).is_some()
+}
+
+/// Where the search path has a program.
+pub(crate) fn found_on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
 }
 
 /// The git revision of the tree, `-dirty` appended if it has changes outside

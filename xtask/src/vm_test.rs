@@ -52,6 +52,8 @@ const NEEDED: [&str; 6] = [
     "mkfs.ext4",
     "xz",
 ];
+/// Of these, the programs that a boot of the user's own kernel needs.
+const NEEDED_TO_BOOT: [&str; 2] = ["debugfs", "mkfs.ext4"];
 
 /// Boots stock kernels and runs the live tests on each.
 #[derive(Debug, clap::Args)]
@@ -65,7 +67,8 @@ pub(crate) struct Options {
     /// Boot only these configurations: npt0, tdp, shadow, nested
     #[arg(long, value_delimiter = ',', value_name = "MODE,…")]
     modes: Vec<String>,
-    /// Boot this kernel image instead
+    /// Boot this kernel image instead, with NVMe and ext4 built in; where Debian's packages
+    /// cannot be fetched, with the QEMU and the static busybox on the search path
     #[arg(long, requires = "modules", value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Folder with that kernel's modules
@@ -108,7 +111,11 @@ struct Job<'a> {
 /// What it lacks.
 pub(crate) fn possible() -> Result<(), String> {
     debian::possible()?;
-    match NEEDED.iter().find(|program| !process::on_path(program)) {
+    has_all(&NEEDED)
+}
+
+fn has_all(programs: &[&str]) -> Result<(), String> {
+    match programs.iter().find(|program| !process::on_path(program)) {
         Some(program) => Err(format!("there is no {program} on this host")),
         None => Ok(()),
     }
@@ -116,7 +123,12 @@ pub(crate) fn possible() -> Result<(), String> {
 
 /// Boots all, collects all failures, then fails.
 pub(crate) fn run(options: &Options) -> Outcome {
-    if let Err(reason) = possible() {
+    let has_packages = possible();
+    let needed = match &options.kernel {
+        Some(_) => has_all(&NEEDED_TO_BOOT),
+        None => has_packages.clone(),
+    };
+    if let Err(reason) = needed {
         bail!("the kernel matrix cannot be booted: {reason}");
     }
     let modes = modes(options)?;
@@ -124,12 +136,17 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let output = options.output.clone();
     let output = output.unwrap_or_else(|| host::default_output(ResultKind::Matrix));
     let writer = ResultWriter::create(&output, process::own_context(ResultKind::Matrix))?;
-    let machine = Machine::fetch()?;
+    // A distribution other than Debian has to have QEMU and busybox installed, and does
+    // without the tools of others.
+    let (machine, peers) = match has_packages {
+        Ok(()) => (Machine::fetch()?, peers::fetch()?),
+        Err(_) => (Machine::of_host()?, Vec::new()),
+    };
     let selection = match options.quick {
         true => Selection::Quick,
         false => Selection::Containing(options.tests.clone()),
     };
-    let content = content(&machine, &selection)?;
+    let content = content(&machine, peers, &selection)?;
     let folder = tempfile::Builder::new().prefix("rmapscope-vm-").tempdir()?;
     let jobs = jobs(&kernels, &modes, &content, &selection, folder.path())?;
     let mut judged = carry_out(&machine, &jobs, options)?;
@@ -187,7 +204,7 @@ fn kernels(options: &Options) -> Result<Vec<Kernel>> {
 
 /// The programs under test and the tests, statically linked, and what else a
 /// kernel needs.
-fn content(machine: &Machine, selection: &Selection) -> Result<Content> {
+fn content(machine: &Machine, peers: peers::Files, selection: &Selection) -> Result<Content> {
     let tests = [
         "test",
         "--no-run",
@@ -213,9 +230,9 @@ fn content(machine: &Machine, selection: &Selection) -> Result<Content> {
     }
     let scripts = MODES.iter();
     Ok(Content {
-        busybox: machine.busybox(),
+        busybox: machine.busybox().to_owned(),
         programs,
-        files: peers::fetch()?,
+        files: peers,
         scripts: scripts
             .map(|mode| (mode.name, Plan::new(mode, selection).script()))
             .collect(),

@@ -20,6 +20,8 @@ const MODULES: [&str; 4] = [
     "drivers/crypto/ccp/ccp.ko",
     "arch/x86/kvm/kvm-amd.ko",
 ];
+/// How distributions compress modules, and what undoes it.
+const COMPRESSED: [(&str, &str); 3] = [("ko.xz", "xz"), ("ko.zst", "zstd"), ("ko.gz", "gzip")];
 const FOLDERS: [&str; 10] = [
     "bin", "dev", "disk", "lib", "lib64", "modules", "proc", "sys", "tests", "tmp",
 ];
@@ -141,12 +143,15 @@ fn module_content(path: &Path) -> Result<Option<Vec<u8>>> {
     if path.exists() {
         return read(path).map(Some);
     }
-    let compressed = path.with_extension("ko.xz");
-    if !compressed.exists() {
+    let compressed = COMPRESSED.iter().find_map(|(extension, program)| {
+        let file = path.with_extension(extension);
+        file.exists().then_some((file, program))
+    });
+    let Some((file, program)) = compressed else {
         return Ok(None);
-    }
-    let mut command = Command::new("xz");
-    command.args(["--decompress", "--stdout"]).arg(&compressed);
+    };
+    let mut command = Command::new(program);
+    command.args(["--decompress", "--stdout"]).arg(&file);
     let out = command.output().with_context(|| process::shown(&command))?;
     anyhow::ensure!(
         out.status.success(),

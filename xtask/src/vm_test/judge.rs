@@ -48,7 +48,7 @@ pub(super) fn judge(kernel: &Kernel, mode: &Mode, plan: &Plan, boot: &Boot) -> J
             "{ended} of {programs} test programs came to their end"
         ))
     } else if failed > 0 {
-        Some("tests failed".to_owned())
+        Some(tests_failed(&boot.console))
     } else if ended_well as usize != plan.tests() {
         Some(format!("{ended_well} of {} tests ran", plan.tests()))
     } else if let Some(test) = skipped.keys().find(|test| !may_skip(kernel, test)) {
@@ -82,6 +82,19 @@ pub(super) fn judge(kernel: &Kernel, mode: &Mode, plan: &Plan, boot: &Boot) -> J
             elapsed_s: boot.elapsed.as_secs_f64(),
             problem,
         },
+    }
+}
+
+/// Which tests failed: the harness lists them under `failures:` at its end.
+fn tests_failed(console: &[String]) -> String {
+    let lists = console.split(|line| line == "failures:").skip(1);
+    let names: Vec<&str> = lists
+        .flat_map(|list| list.iter().map_while(|line| line.strip_prefix("    ")))
+        .collect();
+    if names.is_empty() {
+        "tests failed".to_owned()
+    } else {
+        format!("failed: {}", names.join(", "))
     }
 }
 
@@ -150,7 +163,9 @@ mod tests {
         let none = GOOD.replace("1 passed", "0 passed");
         assert!(problem("6.12", none, true).contains("0 of 1 tests ran"));
         let failed = GOOD.replace("0 failed", "1 failed");
-        assert!(problem("6.12", failed, true).contains("failed"));
+        assert!(problem("6.12", failed.clone(), true).contains("failed"));
+        let named = format!("failures:\n\nfailures:\n    a::b\n    c\n\n{failed}");
+        assert_eq!(problem("6.12", named, true), "failed: a::b, c");
         let left = format!("{GOOD}MATRIX problem: left behind\n");
         assert_eq!(problem("6.12", left, true), "left behind");
         let skipped = format!("{GOOD}{SKIPPED}");

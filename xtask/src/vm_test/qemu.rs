@@ -14,12 +14,17 @@ use anyhow::{Context as _, Result, bail};
 use super::{kernels::Kernel, modes::Mode};
 use crate::{debian::PrivateApt, process};
 
+const QEMU: &str = "qemu-system-x86_64";
 /// Bookworm's own QEMU panics some of the kernels; its backport does not.
 const SUITES: [&str; 2] = ["bookworm", "bookworm-backports"];
 
-/// QEMU and busybox, unpacked.
+/// QEMU and busybox.
 pub(super) struct Machine {
-    folder: PathBuf,
+    qemu: PathBuf,
+    busybox: PathBuf,
+    /// Where the packages were unpacked that have QEMU's libraries and firmware; none
+    /// where they are installed.
+    unpacked: Option<PathBuf>,
 }
 
 /// What a boot said.
@@ -82,12 +87,40 @@ impl Machine {
             apt.unpack(&["busybox-static".to_owned()], &partial)?;
             fs::rename(&partial, &folder)?;
         }
-        Ok(Self { folder })
+        Ok(Self {
+            qemu: folder.join("usr/bin").join(QEMU),
+            busybox: folder.join("bin/busybox"),
+            unpacked: Some(folder),
+        })
+    }
+
+    /// What the search path has, where Debian's packages cannot be fetched.
+    pub(super) fn of_host() -> Result<Self> {
+        let find = |program: &str, package: &str| {
+            process::found_on_path(program).with_context(|| {
+                format!("there is no {program} on this host: install {package}, QEMU from 10 on")
+            })
+        };
+        let busybox = find("busybox", "a statically linked busybox and QEMU")?;
+        let bytes =
+            fs::read(&busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+        if needs_a_loader(&bytes) {
+            bail!(
+                "{} is linked dynamically, and the machine has no libraries: install a static \
+                 busybox",
+                busybox.display()
+            );
+        }
+        Ok(Self {
+            qemu: find(QEMU, "it")?,
+            busybox,
+            unpacked: None,
+        })
     }
 
     /// The static busybox.
-    pub(super) fn busybox(&self) -> PathBuf {
-        self.folder.join("bin/busybox")
+    pub(super) fn busybox(&self) -> &Path {
+        &self.busybox
     }
 
     /// Boots a kernel and reads its console until it powers off, hangs for
@@ -122,17 +155,19 @@ impl Machine {
     }
 
     fn command(&self, setup: &Setup<'_>, disk: &Path) -> Command {
-        let at = |part: &str| self.folder.join(part);
-        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(at);
-        let mut command = Command::new(at("usr/bin/qemu-system-x86_64"));
-        if let Ok(path) = std::env::join_paths(&libraries) {
-            command.env("LD_LIBRARY_PATH", path);
+        let mut command = Command::new(&self.qemu);
+        if let Some(folder) = &self.unpacked {
+            let at = |part: &str| folder.join(part);
+            let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(at);
+            if let Ok(path) = std::env::join_paths(&libraries) {
+                command.env("LD_LIBRARY_PATH", path);
+            }
+            command
+                .arg("-L")
+                .arg(at("usr/share/qemu"))
+                .arg("-L")
+                .arg(at("usr/share/seabios"));
         }
-        command
-            .arg("-L")
-            .arg(at("usr/share/qemu"))
-            .arg("-L")
-            .arg(at("usr/share/seabios"));
         command.args([
             "-accel",
             "tcg,thread=multi",
@@ -161,6 +196,15 @@ impl Machine {
             .stderr(Stdio::null());
         command
     }
+}
+
+/// Whether a program names a loader of shared libraries (the ELF segment INTERP, which is
+/// near its beginning).
+fn needs_a_loader(program: &[u8]) -> bool {
+    let start = &program[..program.len().min(4096)];
+    [&b"/ld-linux"[..], b"/ld-musl"]
+        .iter()
+        .any(|name| start.windows(name.len()).any(|bytes| bytes == *name))
 }
 
 /// Copies the files in the folder `kept` of the machine's disk, which is unmounted.
@@ -241,5 +285,17 @@ fn read_console(child: &mut Child, setup: &Setup<'_>) -> Result<(Vec<String>, bo
                 return Ok((console, finished));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_of_this_hosts_own_libraries_needs_a_loader() {
+        let shell = fs::read("/bin/sh").unwrap();
+        assert!(needs_a_loader(&shell));
+        assert!(!needs_a_loader(b"\x7fELF"));
     }
 }
