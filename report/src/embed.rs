@@ -3,6 +3,7 @@
 //! A block that begins with
 //! `<!-- rmapscope compare bench=FILE profile=FILE [schemes=NAME,…] -->` or
 //! `<!-- rmapscope tables result=FILE [only=WORD…] [as=markdown] -->` or
+//! `<!-- rmapscope relative result=FILE to=SCHEME [schemes=NAME,…] [only=WORD…] -->` or
 //! `<!-- rmapscope goals result=FILE -->` or
 //! `<!-- rmapscope schema -->` (the fields of every record) and ends with
 //! `<!-- /rmapscope -->` holds what these tables render to; file names are
@@ -11,7 +12,9 @@
 use std::path::Path;
 
 use crate::{
-    ReadError, ResultFile, compare, letter, schema, summary,
+    ReadError, ResultFile, compare, letter,
+    schema::{self, Record},
+    summary,
     table::{Format, Table},
 };
 
@@ -150,13 +153,25 @@ fn render(directive: &str, line: usize, workspace: &Path) -> Result<String, Embe
             let file = directive.file("result")?;
             (summary::tables(&file), summary::heading(&file))
         }
+        "relative" => {
+            let base = directive.list("to").join(",");
+            let refused = |detail| EmbedError::Directive { line, detail };
+            let mut file =
+                summary::relative_to(directive.file("result")?, &base).map_err(refused)?;
+            let schemes = directive.list("schemes");
+            file.records.retain(|record| match record {
+                Record::Bench(cell) => schemes.is_empty() || schemes.contains(&cell.scheme),
+                _ => true,
+            });
+            (summary::tables(&file), summary::heading(&file))
+        }
         "goals" => {
             let file = directive.file("result")?;
             let heading = summary::heading(&file);
             (vec![summary::goals(&file)], heading)
         }
         other => {
-            let detail = format!("{other:?} is none of compare, tables, goals, schema");
+            let detail = format!("{other:?} is none of compare, tables, relative, goals, schema");
             return Err(EmbedError::Directive { line, detail });
         }
     };

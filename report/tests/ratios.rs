@@ -93,3 +93,36 @@ fn rounds_that_do_not_pair_up_have_no_ratio() {
     assert!(Summary::of_ratios(&TEN, &[0.0; 8]).is_none());
     assert_eq!(Summary::of_ratios(&TEN, &TEN).unwrap().median, 1.0);
 }
+
+#[test]
+fn figures_are_multiples_of_one_schemes_round_by_round() {
+    // The machine was half as fast in two rounds of each.
+    let slow = |factor: f64| {
+        let mut rounds = rounds(factor);
+        rounds[..2].iter_mut().for_each(|ns| *ns *= 2.0);
+        rounds
+    };
+    let figure = |scheme, len, rounds: &[f64]| cell(scheme, Op::Age, len, Cache::Hot, rounds);
+    let file = bench(&[
+        figure("rcu", 1, &slow(1.0)),
+        figure("bitlock", 1, &slow(1.5)),
+        figure("bitlock", 4, &slow(1.5)),
+    ]);
+    let unknown = summary::relative_to(file.clone(), "rccu").unwrap_err();
+    assert!(unknown.contains("there are bitlock, rcu"), "{unknown}");
+    let relative = summary::relative_to(file, "rcu").unwrap();
+    assert_eq!(relative.records.len(), 1, "rcu was measured at one length");
+    let tables = summary::tables(&relative);
+    assert!(
+        tables[0].title().contains("over rcu"),
+        "{}",
+        tables[0].title()
+    );
+    assert_eq!(tables[0].rows(), [["bitlock", "1.50 ±0.00"]]);
+    assert!(
+        tables[0]
+            .notes()
+            .iter()
+            .any(|note| note.contains("same seconds"))
+    );
+}

@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Style::Text, conflicts_with = "html")]
     format: Style,
+    /// Print the figures of a bench result as multiples of this scheme's
+    #[arg(long, value_name = "SCHEME", requires = "files", conflicts_with_all = ["html", "check"])]
+    relative_to: Option<String>,
     /// Draw a page of them: without files, of the newest runs, and of the
     /// committed ones where there is no run
     #[arg(long)]
@@ -67,7 +70,12 @@ pub(crate) fn run(options: &Options) -> Outcome {
     }
     if !options.html {
         for path in &options.files {
-            print(&ResultFile::read(path)?, options.format)?;
+            let file = ResultFile::read(path)?;
+            let file = match &options.relative_to {
+                Some(base) => summary::relative_to(file, base).map_err(anyhow::Error::msg)?,
+                None => file,
+            };
+            print(&file, options.format)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -3,7 +3,7 @@
 //! common in the title; several tables where there are many columns. Where single
 //! operations were timed: one row per set of parameters and scheme.
 
-use super::{census, pass, scaling, shares, tax, watchers};
+use super::{census, pass, relative, scaling, shares, tax, watchers};
 use crate::{
     ResultFile,
     latency::Latency,
@@ -155,6 +155,9 @@ fn rounds_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) ->
             "median ± half of its 95 % interval (order statistics; none below six rounds), \
              n = {n} interleaved rounds."
         ));
+    }
+    if relative::is_relative(metric) {
+        table.note(relative::NOTE);
     }
     let shares: Vec<f64> = cells
         .iter()

@@ -11,6 +11,7 @@ mod marks;
 mod matrix;
 mod pass;
 mod profile;
+mod relative;
 mod replay;
 mod scaling;
 mod shares;
@@ -25,6 +26,7 @@ pub use goals::goals;
 #[cfg(feature = "page")]
 pub(crate) use goals::{is_limit, is_peer, is_scheme};
 pub(crate) use marks::Marks;
+pub use relative::relative_to;
 pub use verdict::shown as verdict_figure;
 
 use crate::{ResultFile, schema::ResultKind, table::Table, terminal};
