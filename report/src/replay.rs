@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use crate::{
     Observed, ResultFile,
     compare::{RealCost, YoungShares, real_costs},
-    schema::{CallbackKind, Estimate, Record, ReplayInput, ResultKind},
+    schema::{CallbackKind, Estimate, HeldUp, Record, ReplayInput, ResultKind},
     stats::{Fit, Z95, fit_line},
 };
 
@@ -236,9 +236,32 @@ fn input(profile: &ResultFile, groups: &[Group]) -> ReplayInput {
         } else {
             Observed::missing("callbacks were not timed")
         },
-        faults_per_s: Observed::missing("the recording holds no faults"),
+        faults_per_s: faults_per_s(profile, seconds),
         pages: groups.iter().map(|g| g.pages).max().unwrap_or(0),
     }
+}
+
+/// vCPU faults per second of all VMs, or why they were not observed.
+fn faults_per_s(profile: &ResultFile, seconds: f64) -> Observed<f64> {
+    let (mut faults, mut reason) = (None, "the recording holds no faults");
+    for record in &profile.records {
+        let Record::Interference(held_up) = record else {
+            continue;
+        };
+        if held_up.what != HeldUp::Fault {
+            continue;
+        }
+        for times in [&held_up.while_aging, &held_up.not_aging] {
+            match times {
+                Observed::Value(times) => *faults.get_or_insert(0.0) += times.count() as f64,
+                Observed::Missing(why) => reason = why,
+            }
+        }
+    }
+    let per_s = faults
+        .filter(|_| seconds > 0.0)
+        .map(|faults: f64| faults / seconds);
+    per_s.map_or_else(|| Observed::missing(reason), Observed::Value)
 }
 
 /// The share of young SPTEs at a clearing callback, and where it is from.

@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{callbacks, file};
+use common::{callbacks, file, run};
 use report::{
-    ResultFile,
+    Observed, ResultFile,
+    latency::Latency,
     replay::{Group, Model, Recording},
-    schema::{CallbackKind, ResultKind},
+    schema::{CallbackKind, HeldUp, InterferenceRecord, Record, ResultKind},
 };
 
 const CLEARS: CallbackKind = CallbackKind::ClearFlushYoung;
@@ -67,4 +68,53 @@ fn callbacks_of_a_kind_that_the_model_never_saw_are_not_predicted() {
     let predicted = model(&[CLEARS]).predict(&recording, &synthetic(&recording));
     let reason = predicted.reason().unwrap();
     assert!(reason.contains("50 %"), "{reason}");
+}
+
+#[test]
+fn where_the_model_has_its_points_it_is_surer_than_at_zero() {
+    let predicted = |lens: &[u32]| {
+        let recording = Recording::of(&profile("r.jsonl", &[CLEARS], lens)).unwrap();
+        let predicted = model(&[CLEARS]).predict(&recording, &synthetic(&recording));
+        let predicted = *predicted.value().unwrap();
+        predicted.high_ns - predicted.mean_ns
+    };
+    // The model's lengths are 1, 4 and 16; a line through them turns about their middle.
+    let (amid, beyond) = (predicted(&[4]), predicted(&[64]));
+    assert!(3.0 * amid < beyond, "{amid} {beyond}");
+    // By hand: 10.1 of the line where it meets 200 ns, 17.2 of what is outside of the walk.
+    // Height and slope taken for independent would give 23.2.
+    assert!((20.0..21.0).contains(&amid), "{amid}");
+}
+
+#[test]
+fn faults_are_told_by_the_second_or_why_they_are_not() {
+    let mut recorded = profile("r.jsonl", &[CLEARS], &[2]);
+    let told = |recorded: &ResultFile| Recording::of(recorded).unwrap().input.faults_per_s;
+    assert!(
+        told(&recorded)
+            .reason()
+            .unwrap()
+            .contains("holds no faults")
+    );
+    let faults = |while_aging, not_aging| {
+        Record::Interference(Box::new(InterferenceRecord {
+            run: 0,
+            vm: Some(0),
+            what: HeldUp::Fault,
+            while_aging,
+            not_aging,
+        }))
+    };
+    let none = || Observed::missing("the kernel refuses");
+    recorded.records.push(faults(none(), none()));
+    assert_eq!(told(&recorded).reason(), Some("the kernel refuses"));
+    let mut times = Latency::new();
+    times.record_many_ns(1000, 600);
+    recorded.records.push(faults(
+        Observed::Value(times.clone()),
+        Observed::Value(times),
+    ));
+    recorded.records.push(run(0, Observed::missing("timed")));
+    // 1200 in the ten seconds of the run.
+    assert_eq!(told(&recorded).value(), Some(&120.0));
 }

@@ -45,7 +45,7 @@ pub struct ReplayInput {
     pub young_from: String,
     /// Callers at once, on average.
     pub callers: Observed<f64>,
-    /// SPTEs installed by faults per second.
+    /// vCPU faults per second, all VMs; told, not replayed.
     pub faults_per_s: Observed<f64>,
     /// Pages of the replayed VM, from the census.
     pub pages: u64,

@@ -103,7 +103,7 @@ fn describe(input: &ReplayInput) -> Vec<String> {
         format!("recording of {}: {}.", input.recorded_utc, input.host),
         format!(
             "{} callbacks replayed of {} recorded, {} a second; shares: {}; mean chain {} SPTEs; mean range {} pages; \
-             {} of SPTEs young ({}); callers at once: {}; faults a second: {}; {} pages.",
+             {} of SPTEs young ({}); callers at once: {}; faults a second (not replayed): {}; {} pages.",
             count(input.callbacks),
             count(input.callbacks_recorded),
             figure(input.callbacks_per_s),
