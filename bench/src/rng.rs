@@ -44,6 +44,25 @@ impl Rng {
             items.swap(last, self.below(last as u64 + 1) as usize);
         }
     }
+
+    /// Does two things to a subject, each order as likely as the other, so that neither
+    /// is always the one that comes first; their results in the order named here.
+    ///
+    /// # Errors
+    /// The first error; the other thing may not have been done.
+    pub fn in_either_order<S, A, B, E>(
+        &mut self,
+        subject: &mut S,
+        one: impl FnOnce(&mut S) -> Result<A, E>,
+        other: impl FnOnce(&mut S) -> Result<B, E>,
+    ) -> Result<(A, B), E> {
+        if self.below(2) == 0 {
+            let one = one(subject)?;
+            return Ok((one, other(subject)?));
+        }
+        let other = other(subject)?;
+        Ok((one(subject)?, other))
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +94,27 @@ mod tests {
         for count in first_place {
             assert!((9_500..10_500).contains(&count), "{first_place:?}");
         }
+    }
+
+    #[test]
+    fn either_of_two_things_is_as_likely_to_be_the_first() {
+        let mut rng = Rng::new(5);
+        let mut one_first = 0;
+        for _ in 0..10_000 {
+            let mut done = Vec::new();
+            let say = |what| {
+                move |done: &mut Vec<char>| {
+                    done.push(what);
+                    Ok::<_, ()>(what)
+                }
+            };
+            let results = rng.in_either_order(&mut done, say('a'), say('b'));
+            assert_eq!(results, Ok(('a', 'b')));
+            one_first += u32::from(done == ['a', 'b']);
+            done.sort_unstable();
+            assert_eq!(done, ['a', 'b']);
+        }
+        assert!((4_500..5_500).contains(&one_first), "{one_first}");
     }
 
     #[test]

@@ -2,10 +2,15 @@
 //!
 //! Agers go over 4096 old pages page by page and back to back, either all over the
 //! same pages, begun at evenly spread places, or each over pages of its own. Their
-//! throughput is set against that of one ager, measured just before in the same
-//! round: `ratio_to_one` is 2 for two agers that do not hinder each other.
-//! `fairness` is the slowest ager's share of the fastest one's throughput. All
-//! thread counts together give the scaling curve. `limit-transfer` is a row of its own.
+//! throughput is set against that of the first of them going its way alone, measured
+//! just before or just after, by chance: `ratio_to_one` is 2 for two agers that do not
+//! hinder each other. `fairness` is the slowest ager's share of the fastest one's
+//! throughput. All thread counts together give the scaling curve. `limit-transfer` is a
+//! row of its own.
+//!
+//! Invariant: but for being alone, the control is one of the crew. It goes over the
+//! pages it has in the crew and no more, for a smaller set fits caches better; and every
+//! ager, alone or not, has gone over its pages once before anything is timed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,6 +24,7 @@ use crate::clock::Clock;
 use crate::counters::{self, CounterSet};
 use crate::disturb::ThreadDisturbance;
 use crate::plan::{Plan, Scale};
+use crate::rng::Rng;
 use crate::team::{self, Member};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
 use crate::workloads::pages::{Pages, Sweep};
@@ -56,12 +62,12 @@ impl Ranges {
         }
     }
 
-    /// The way of one of several agers.
-    fn sweep(self, index: usize, of: usize) -> Sweep {
+    /// The way of one of several agers, and the pages on it.
+    fn sweep(self, index: usize, of: usize) -> (Sweep, u64) {
         let share = Pages::share(GFNS, index, of);
         match self {
-            Self::Same => Sweep::new(Pages::share(GFNS, 0, 1), share.first),
-            Self::Disjoint => Sweep::new(share, 0),
+            Self::Same => (Sweep::new(Pages::share(GFNS, 0, 1), share.first), GFNS),
+            Self::Disjoint => (Sweep::new(share, 0), share.count),
         }
     }
 }
@@ -121,6 +127,7 @@ struct AgersCell {
     cpus: Vec<usize>,
     clock: Clock,
     slice: Duration,
+    rng: Rng,
 }
 
 /// What one ager did.
@@ -149,6 +156,7 @@ impl AgersCell {
             cpus: plan.cpus.first(agers)?.to_vec(),
             clock: plan.clock,
             slice: Duration::ZERO,
+            rng: Rng::new(plan.seed ^ u64::from(chain_len)),
         })
     }
 
@@ -176,13 +184,14 @@ impl AgersCell {
         }
     }
 
-    /// Lets this many agers go over the pages for a while.
+    /// Lets the first few agers of the crew go over their pages for a while.
     fn run(&self, mmu: &dyn Mmu, agers: usize, time: Duration) -> Result<Vec<Part>> {
         let clock = self.clock;
         let member = |index| -> Member<'_, Result<Part>> {
-            let mut sweep = self.ranges.sweep(index, agers);
+            let (mut sweep, pages) = self.ranges.sweep(index, self.cpus.len());
             Box::new(move |seat| {
                 let mut counters = CounterSet::open();
+                sweep.age(mmu, pages);
                 let timed = || counters.around(|| age_for(mmu, clock, &mut sweep, time));
                 let (done, disturbance) = seat.measure(timed).context("another thread failed")?;
                 Ok(Part {
@@ -195,6 +204,16 @@ impl AgersCell {
         team::run(&self.cpus, (0..agers).map(member).collect())?
             .into_iter()
             .collect()
+    }
+
+    /// The crew, and the first of it alone, half of the time each, in either order.
+    fn crew_and_alone(&mut self, mmu: &dyn Mmu) -> Result<(Vec<Part>, Vec<Part>)> {
+        let (agers, half) = (self.cpus.len(), self.slice / 2);
+        Rng::new(self.rng.next_u64()).in_either_order(
+            self,
+            |cell| cell.run(mmu, agers, half),
+            |cell| cell.run(mmu, 1, half),
+        )
     }
 }
 
@@ -232,17 +251,16 @@ impl Measure for AgersCell {
     }
 
     fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
-        let vm = self.vm.borrow();
+        let vm = Rc::clone(&self.vm);
+        let vm = vm.borrow();
         let vm = vm
             .as_ref()
             .context("the pages were not mapped before they were aged")?;
-        let agers = self.cpus.len();
-        if agers == 1 {
+        if self.cpus.len() == 1 {
             return Ok(gather(&self.run(vm.mmu(), 1, self.slice)?, None));
         }
-        let half = self.slice / 2;
-        let alone = self.run(vm.mmu(), 1, half)?;
-        Ok(gather(&self.run(vm.mmu(), agers, half)?, alone.first()))
+        let (crew, alone) = self.crew_and_alone(vm.mmu())?;
+        Ok(gather(&crew, alone.first()))
     }
 }
 
@@ -311,7 +329,7 @@ mod tests {
         // the second ager.
         let aged = |ranges: Ranges, callbacks| {
             let vm = Vm::build("rwlock-write", GFNS, 1).unwrap();
-            ranges.sweep(1, 2).age(vm.mmu(), callbacks);
+            ranges.sweep(1, 2).0.age(vm.mmu(), callbacks);
             [0, half].map(|first| !vm.mmu().test_age(vm::range(first, half)).young)
         };
         for ranges in [Ranges::Same, Ranges::Disjoint] {
@@ -319,6 +337,29 @@ mod tests {
         }
         assert_eq!(aged(Ranges::Same, GFNS), [true, true]);
         assert_eq!(aged(Ranges::Disjoint, GFNS), [false, true]);
+    }
+
+    #[test]
+    fn an_ager_has_gone_over_its_own_pages_and_no_others_before_it_is_timed() {
+        let plan = plan();
+        if plan.cpus.as_slice().len() < 2 {
+            return;
+        }
+        let half = GFNS / 2;
+        // Timed for no time an ager gets no further than its first callbacks.
+        let aged = |ranges, agers| {
+            let vm = Vm::build("rwlock-write", GFNS, 1).unwrap();
+            let cell = AgersCell::new(&plan, "rwlock-write", 1, 2, ranges, Rc::default());
+            cell.unwrap().run(vm.mmu(), agers, Duration::ZERO).unwrap();
+            [0, half].map(|first| {
+                let old = |gfn: &u64| !vm.mmu().test_age(vm::range(first + gfn, 1)).young;
+                (0..half).filter(old).count() as u64
+            })
+        };
+        // The control is the first of two, on its own share.
+        assert_eq!(aged(Ranges::Disjoint, 1), [half, 0]);
+        assert_eq!(aged(Ranges::Disjoint, 2), [half, half]);
+        assert_eq!(aged(Ranges::Same, 1), [half, half]);
     }
 
     #[test]
