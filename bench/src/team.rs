@@ -4,8 +4,8 @@
 //! barrier, and nobody leaves the end barrier before all have stopped measuring,
 //! so that no member ever measures beside an idle partner. The barriers spin: a
 //! sleeping barrier would start the members tens of microseconds apart. A member
-//! that cannot be started or pinned, or panics, releases the others; nobody
-//! hangs.
+//! that cannot be started or pinned, panics, or leaves without measuring, releases the
+//! others; nobody hangs.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Builder;
@@ -79,9 +79,8 @@ impl Seat<'_> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.gates.broken.store(true, Ordering::Release);
-        }
+        // Who has measured has left the end barrier, and nobody looks any more.
+        self.gates.broken.store(true, Ordering::Release);
     }
 }
 
@@ -277,6 +276,18 @@ mod tests {
         let member = || -> Member<'_, bool> { Box::new(|seat| seat.measure(|| ()).is_none()) };
         let error = run_on(&cpus[..2], vec![member(), member()], builder).unwrap_err();
         assert!(error.to_string().contains("start a thread"), "{error}");
+    }
+
+    #[test]
+    fn a_member_that_leaves_without_measuring_releases_the_others() {
+        let cpus = usable();
+        if cpus.len() < 2 {
+            return;
+        }
+        let leaves: Member<'_, bool> = Box::new(|_| false);
+        let waits: Member<'_, bool> = Box::new(|seat| seat.measure(|| ()).is_some());
+        let measured = run(&cpus[..2], vec![leaves, waits]).unwrap();
+        assert_eq!(measured, [false, false]);
     }
 
     #[test]
