@@ -15,6 +15,9 @@ use crate::workloads::vm;
 
 /// Longest pause before a short call, in spins.
 const MOST_SPINS: u64 = 512;
+/// Calls before anything is timed: a thread's first allocates, and may have to register
+/// for the read side, which takes system calls.
+const WARM_UP_CALLS: u32 = 4;
 
 /// Makes the call to be met.
 pub(super) struct Holder<'a> {
@@ -50,6 +53,11 @@ impl Holder<'_> {
         Ok(ns)
     }
 
+    /// Calls untimed.
+    pub(super) fn warm_up(&mut self) -> Result<(), RmapError> {
+        (0..WARM_UP_CALLS).try_for_each(|_| self.call().map(drop))
+    }
+
     /// Calls for a while; the times of the calls.
     pub(super) fn calls_for(&mut self, time: Duration) -> Result<Latency, RmapError> {
         let end = self.clock.now() + self.clock.ticks(time);
@@ -79,9 +87,26 @@ pub(super) struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// Makes the short call.
+    #[inline(always)]
+    fn call(&mut self) -> Result<(), RmapError> {
+        match self.wants {
+            Wants::SameRmap => {
+                std::hint::black_box(self.mmu.test_age(vm::range(HELD, 1)));
+            }
+            Wants::OtherRmap => drop(self.mmu.zap(&mut self.vcpu, vm::mapping(ABSENT, 0))?),
+        }
+        Ok(())
+    }
+
+    /// Calls untimed.
+    pub(super) fn warm_up(&mut self) -> Result<(), RmapError> {
+        (0..WARM_UP_CALLS).try_for_each(|_| self.call())
+    }
+
     /// Calls at random moments for a while; the times of the calls.
     pub(super) fn calls_for(&mut self, time: Duration) -> Result<Latency, RmapError> {
-        let (mmu, clock) = (self.mmu, self.clock);
+        let clock = self.clock;
         let end = clock.now() + clock.ticks(time);
         let mut calls = Latency::new();
         loop {
@@ -92,12 +117,7 @@ impl Caller<'_> {
             if start >= end {
                 return Ok(calls);
             }
-            match self.wants {
-                Wants::SameRmap => {
-                    std::hint::black_box(mmu.test_age(vm::range(HELD, 1)));
-                }
-                Wants::OtherRmap => drop(mmu.zap(&mut self.vcpu, vm::mapping(ABSENT, 0))?),
-            }
+            self.call()?;
             calls.record_ns(clock.elapsed_ns(start, clock.now()) as u64);
         }
     }
