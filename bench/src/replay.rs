@@ -3,18 +3,19 @@
 //! Each group of the recording (callbacks of one kind, range and chain length) is
 //! walked on a VM of as many pages as the census found with chains of that
 //! length, in scattered order, so that the working set decides what is in the
-//! caches, by as many threads at once as there were callers. Rounds go over all
-//! schemes and groups in a random order.
+//! caches, by as many threads at once as there were callers, or as there are CPUs.
+//! Rounds go over all schemes and groups in a random order.
+
+mod callers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use report::replay::{Group, Model, Recording, ReplayError};
-use report::schema::{Outcome, Record, ReplayRecord, ResultKind, Summary};
+use report::schema::{Estimate, Outcome, Record, ReplayRecord, ResultKind, Summary};
 use report::{Observed, ResultFile, ResultWriter, compare, host, letter, summary};
 
 use crate::clock::Clock;
@@ -24,7 +25,7 @@ use crate::plan;
 use crate::rng::Rng;
 use crate::signals::Signals;
 use crate::subject;
-use crate::workloads::vm::{self, Vm};
+use crate::workloads::vm::Vm;
 
 /// Time of one group, scheme and round.
 const SLICE: Duration = Duration::from_millis(4);
@@ -79,6 +80,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
         rng: Rng::new(args.seed.unwrap_or_else(Rng::fresh_seed)),
         signals: &signals,
         watch: RunWatch::start(cpus.as_slice()),
+        cpus,
     };
     report::say!("replaying {} groups of callbacks", recording.groups.len());
     let model = match &other {
@@ -138,6 +140,7 @@ struct Player<'a> {
     rng: Rng,
     signals: &'a Signals,
     watch: RunWatch,
+    cpus: CpuList,
 }
 
 impl Player<'_> {
@@ -185,6 +188,7 @@ impl Player<'_> {
                 .with_context(|| format!("building a VM of {}", played[*scheme].0))?;
             vms.push(vm);
         }
+        let callers = at_once(recording.callers(), self.cpus.as_slice().len());
         let mut order: Vec<usize> = (0..cells.len()).collect();
         for _ in 0..ROUNDS {
             for (_, rounds) in &mut played {
@@ -196,7 +200,7 @@ impl Player<'_> {
                 let ns = self.group(
                     &recording.groups[index],
                     recording.input.young_share,
-                    recording.callers(),
+                    callers,
                     &vms[cell],
                 )?;
                 self.watch.look();
@@ -214,82 +218,20 @@ impl Player<'_> {
 
     /// The time of one callback of a group, the median over passes.
     fn group(&mut self, group: &Group, young_share: f64, callers: usize, vm: &Vm) -> Result<f64> {
-        let ranges = group.pages / group.range_pages;
-        let mut starts: Vec<u64> = (0..ranges).map(|r| r * group.range_pages).collect();
-        self.rng.shuffle(&mut starts);
-        let share = if group.kind.clears() {
-            young_share
-        } else {
-            1.0
-        };
-        let young = (share * starts.len() as f64).round() as usize;
-        let mut passes = Vec::new();
-        let end = Instant::now() + SLICE;
-        loop {
-            self.rng.shuffle(&mut starts);
-            for (place, start) in starts.iter().enumerate() {
-                let share = if place < young { 1.0 } else { 0.0 };
-                vm.set_young(*start, group.range_pages, share);
-            }
-            self.rng.shuffle(&mut starts);
-            passes.push(self.pass(group, &starts, callers, vm)?);
-            if Instant::now() >= end {
-                return report::stats::median(&passes)
-                    .context("a pass took no time that could be measured");
-            }
-        }
-    }
-
-    /// Walks all ranges once, shared out between the callers; the mean time of a
-    /// callback as a caller sees it.
-    fn pass(&self, group: &Group, starts: &[u64], callers: usize, vm: &Vm) -> Result<f64> {
-        let each = starts.len().div_ceil(callers);
-        if callers == 1 {
-            return Ok(walk(&self.clock, group, starts, vm) / starts.len() as f64);
-        }
-        let begin = Barrier::new(starts.chunks(each).len());
-        let cpus = CpuList::usable()?;
-        let total_ns = std::thread::scope(|scope| -> Result<f64> {
-            let threads: Vec<_> = starts
-                .chunks(each)
-                .zip(cpus.as_slice().iter().copied().cycle())
-                .map(|(share, cpu)| {
-                    let begin = &begin;
-                    scope.spawn(move || {
-                        let pinned = pin_current_thread(cpu);
-                        begin.wait();
-                        pinned.map(|()| walk(&self.clock, group, share, vm))
-                    })
-                })
-                .collect();
-            let mut total = 0.0;
-            for thread in threads {
-                let ns = thread
-                    .join()
-                    .map_err(|_| anyhow!("a caller's thread panicked"))?;
-                total += ns?;
-            }
-            Ok(total)
-        })?;
-        Ok(total_ns / starts.len() as f64)
+        let on = (group, vm);
+        let callers = callers::callers(on, young_share, callers, self.clock, &mut self.rng);
+        let walks = callers::walks(self.cpus.as_slice(), callers, SLICE)?;
+        let passes = callers::means_ns(&self.clock, &walks, group.pages / group.range_pages);
+        report::stats::median(&passes).context("a pass took no time that could be measured")
     }
 }
 
-/// Nanoseconds that one caller takes for these ranges.
-fn walk(clock: &Clock, group: &Group, starts: &[u64], vm: &Vm) -> f64 {
-    let start = clock.now();
-    let mut found = 0_u64;
-    for gfn in starts {
-        let range = vm::range(*gfn, group.range_pages);
-        let answer = if group.kind.clears() {
-            vm.mmu().age(range)
-        } else {
-            vm.mmu().test_age(range)
-        };
-        found += u64::from(answer.young);
+/// Threads that walk at once: as many as there were callers, one to a CPU.
+fn at_once(recorded: usize, cpus: usize) -> usize {
+    if recorded > cpus {
+        report::say!("{recorded} callers were at once; {cpus} are here, one on each CPU");
     }
-    std::hint::black_box(found);
-    clock.elapsed_ns(start, clock.now())
+    recorded.min(cpus)
 }
 
 /// The median of each group over the rounds.
@@ -323,15 +265,7 @@ fn record(
     } else {
         Observed::missing("the recorded kernel uses another scheme")
     };
-    let error = match (&predicted, &recorded) {
-        (Observed::Value(p), Observed::Value(r)) if r.mean_ns > 0.0 => {
-            Observed::Value(p.mean_ns / r.mean_ns - 1.0)
-        }
-        (Observed::Missing(reason), _) | (_, Observed::Missing(reason)) => {
-            Observed::Missing(reason.clone())
-        }
-        _ => Observed::missing("the recorded callbacks took no time"),
-    };
+    let error = relative_error(&predicted, &recorded);
     ReplayRecord {
         scheme: scheme.to_owned(),
         kernels_own,
@@ -346,5 +280,71 @@ fn record(
         model_utc: model.as_ref().ok().map(|m| m.utc.clone()),
         recorded_ns: recorded,
         relative_error: error,
+    }
+}
+
+/// How far a prediction is above what was recorded (below, if negative), as a share of it.
+fn relative_error(predicted: &Observed<Estimate>, recorded: &Observed<Estimate>) -> Observed<f64> {
+    match (predicted, recorded) {
+        (Observed::Value(p), Observed::Value(r)) if r.mean_ns > 0.0 => {
+            Observed::Value(p.mean_ns / r.mean_ns - 1.0)
+        }
+        (Observed::Missing(reason), _) | (_, Observed::Missing(reason)) => {
+            Observed::Missing(reason.clone())
+        }
+        _ => Observed::missing("the recorded callbacks took no time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(mean_ns: f64) -> Observed<Estimate> {
+        let (low_ns, high_ns) = (mean_ns, mean_ns);
+        Observed::Value(Estimate {
+            mean_ns,
+            low_ns,
+            high_ns,
+        })
+    }
+
+    #[test]
+    fn a_prediction_that_is_too_high_has_a_positive_error() {
+        let error = |p, r| {
+            let error = relative_error(&estimate(p), &estimate(r));
+            error.value().copied()
+        };
+        assert_eq!(error(125.0, 100.0), Some(0.25));
+        assert_eq!(error(75.0, 100.0), Some(-0.25));
+        assert_eq!(error(100.0, 0.0), None);
+        let missing = || Observed::missing("no model");
+        let reasons = [
+            relative_error(&missing(), &estimate(1.0)),
+            relative_error(&estimate(1.0), &missing()),
+        ];
+        assert!(reasons.iter().all(|e| *e == Observed::missing("no model")));
+    }
+
+    #[test]
+    fn a_group_has_its_own_median_over_the_rounds() {
+        let rounds = [vec![1.0, 10.0], vec![3.0, 30.0], vec![2.0, 90.0]];
+        assert_eq!(medians(&rounds), [2.0, 30.0]);
+        assert!(medians(&[]).is_empty());
+    }
+
+    #[test]
+    fn no_name_means_every_sound_scheme_and_an_unknown_one_is_refused() {
+        let all = schemes(&[]).unwrap();
+        assert!(all.iter().any(|name| name == "bitlock"));
+        assert!(!all.iter().any(|name| name == "single-recheck"));
+        assert_eq!(schemes(&["rcu".to_owned()]).unwrap(), ["rcu"]);
+        let error = schemes(&["no-such".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("no-such"), "{error}");
+    }
+
+    #[test]
+    fn as_many_walk_at_once_as_there_were_callers_or_are_cpus() {
+        assert_eq!([1, 2, 3].map(|recorded| at_once(recorded, 2)), [1, 2, 2]);
     }
 }

@@ -31,13 +31,34 @@ impl Barrier {
 
     fn wait(&self, broken: &AtomicBool) {
         self.waiting_for.fetch_sub(1, Ordering::AcqRel);
-        let mut spins = 0_u32;
-        while self.waiting_for.load(Ordering::Acquire) > 0 && !broken.load(Ordering::Acquire) {
-            std::hint::spin_loop();
-            spins = spins.wrapping_add(1);
-            if spins.is_multiple_of(SPINS_BEFORE_YIELD) {
-                std::thread::yield_now();
-            }
+        spin_until(broken, || self.waiting_for.load(Ordering::Acquire) == 0);
+    }
+}
+
+/// A barrier that is passed again and again.
+#[derive(Debug)]
+struct Turnstile {
+    members: usize,
+    /// Arrivals since the beginning.
+    arrived: AtomicUsize,
+}
+
+impl Turnstile {
+    fn wait(&self, broken: &AtomicBool) {
+        let before = self.arrived.fetch_add(1, Ordering::AcqRel);
+        let all = (before / self.members + 1) * self.members;
+        spin_until(broken, || self.arrived.load(Ordering::Acquire) >= all);
+    }
+}
+
+/// Spins until it is so, or the team has broken up.
+fn spin_until(broken: &AtomicBool, is_so: impl Fn() -> bool) {
+    let mut spins = 0_u32;
+    while !is_so() && !broken.load(Ordering::Acquire) {
+        std::hint::spin_loop();
+        spins = spins.wrapping_add(1);
+        if spins.is_multiple_of(SPINS_BEFORE_YIELD) {
+            std::thread::yield_now();
         }
     }
 }
@@ -49,6 +70,8 @@ struct Gates {
     ready: Barrier,
     /// Passed when every member is being watched.
     start: Barrier,
+    /// Passed whenever every member has come to it while measuring.
+    meet: Turnstile,
     /// Passed when every member has stopped measuring.
     end: Barrier,
     broken: AtomicBool,
@@ -74,6 +97,13 @@ impl Seat<'_> {
         let disturbance = watch.stop();
         self.gates.end.wait(&self.gates.broken);
         Some((result, disturbance))
+    }
+
+    /// Waits, while measuring, until every member has come here as often as this one;
+    /// false if the team broke up. Members that measure together call it equally often.
+    pub fn meet(&self) -> bool {
+        self.gates.meet.wait(&self.gates.broken);
+        !self.gates.broken.load(Ordering::Acquire)
     }
 }
 
@@ -119,6 +149,10 @@ fn run_on<T: Send>(
     let gates = Gates {
         ready: Barrier::new(members.len()),
         start: Barrier::new(members.len()),
+        meet: Turnstile {
+            members: members.len(),
+            arrived: AtomicUsize::new(0),
+        },
         end: Barrier::new(members.len()),
         broken: AtomicBool::new(false),
     };
@@ -276,6 +310,47 @@ mod tests {
         let member = || -> Member<'_, bool> { Box::new(|seat| seat.measure(|| ()).is_none()) };
         let error = run_on(&cpus[..2], vec![member(), member()], builder).unwrap_err();
         assert!(error.to_string().contains("start a thread"), "{error}");
+    }
+
+    #[test]
+    fn members_meet_as_often_as_they_like_and_nobody_is_a_step_ahead() {
+        const STEPS: usize = 2000;
+        let cpus = usable();
+        let steps: Vec<AtomicUsize> = cpus.iter().map(|_| AtomicUsize::new(0)).collect();
+        let steps = &steps;
+        let member = |index: usize| -> Member<'_, bool> {
+            Box::new(move |seat| {
+                let in_step = |step: usize| {
+                    steps[index].store(step, Ordering::Relaxed);
+                    let met = seat.meet();
+                    let all = steps.iter().all(|s| s.load(Ordering::Relaxed) >= step);
+                    met && all && seat.meet()
+                };
+                seat.measure(|| (1..=STEPS).all(in_step)).unwrap().0
+            })
+        };
+        let all = run(&cpus, (0..cpus.len()).map(member).collect()).unwrap();
+        assert_eq!(all, vec![true; cpus.len()]);
+    }
+
+    #[test]
+    fn a_member_that_panics_releases_those_who_would_meet_it() {
+        let cpus = usable();
+        if cpus.len() < 2 {
+            return;
+        }
+        let met = AtomicBool::new(true);
+        let met = &met;
+        let panics: Member<'_, ()> = Box::new(|seat| {
+            seat.measure(|| panic!("on purpose"));
+        });
+        let waits: Member<'_, ()> = Box::new(|seat| {
+            seat.measure(|| met.store(seat.meet(), Ordering::Relaxed));
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            run(&cpus[..2], vec![panics, waits])
+        }));
+        assert!(outcome.is_err() && !met.load(Ordering::Relaxed));
     }
 
     #[test]
