@@ -14,7 +14,10 @@
 //! Left out is what interrupts need: in the kernel a reader in an interrupt passes
 //! waiting writers, as the interrupted thread may hold the lock. The model has none.
 //! The queue is a pair of tickets and not a list of nodes: all who wait look at one
-//! counter, which is the same order and, with many CPUs, more cache traffic.
+//! counter, which is the same order and, with many CPUs, more cache traffic. And a
+//! writer leaves by a read-modify-write, where the kernel's stores the byte that only
+//! writers change: Rust has no atomics of mixed sizes, and the rest of the word counts
+//! readers who come meanwhile.
 //!
 //! Waiting is spinning, as in the kernel. A kernel thread spins with preemption
 //! disabled; ours may have lost its CPU, or the one it waits for may have, so
