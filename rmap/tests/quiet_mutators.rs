@@ -5,6 +5,9 @@
 //! test's own: it asks the lock, as lockdep would, whether the thread that allocates holds
 //! it. Each operation has a thread and a vCPU of its own, so that whatever is done only
 //! once is done here. Freeing under the lock is not looked at: the kernel allows it.
+//!
+//! Before and after the lock a mutator may allocate, and which schemes' do is held here
+//! as well, since it is a part of what their operations cost.
 #![cfg(not(any(loom, shuttle, miri)))]
 #![cfg(debug_assertions)]
 
@@ -29,12 +32,14 @@ use rmap::{
 
 thread_local! {
     static UNDER_LOCK: Cell<u64> = const { Cell::new(0) };
+    static ANYWHERE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which notes what is allocated under mmu_lock.
+/// The system's allocator, which notes what is allocated, and what of it under mmu_lock.
 struct Watched;
 
 fn note() {
+    ANYWHERE.with(|count| count.set(count.get() + 1));
     if is_held_here() {
         UNDER_LOCK.with(|count| count.set(count.get() + 1));
     }
@@ -319,5 +324,38 @@ fn control_an_allocation_under_mmu_lock_is_counted() {
     };
     for lock in LockKind::ALL {
         assert!(add.run(&ALLOCATES, lock) > 0, "{lock}: it was not seen");
+    }
+}
+
+#[test]
+fn descriptors_go_round_without_the_allocator_unless_they_have_to_wait_for_readers() {
+    const ROUNDS: u64 = 1000;
+    // A chain of 15 gives a descriptor up and takes one, one of 2 keeps its own.
+    for (len, comes_and_goes) in [(FULL + 1, true), (2, false)] {
+        for scheme in rmap::schemes() {
+            let config = MmuConfig::new(Gfn(0), 64, 32);
+            let mmu = (scheme.build)(&config).expect("the configuration is valid");
+            let mut subject = Subject {
+                scheme,
+                mmu: Arc::from(mmu),
+                vcpu: Vcpu::new(),
+                npages: 64,
+            };
+            let len = len + scheme.tdp_aliases();
+            subject.chain(len);
+            subject.zap(len - 1);
+            subject.add(len - 1);
+            ANYWHERE.with(|count| count.set(0));
+            for _ in 0..ROUNDS {
+                subject.zap(len - 1);
+                subject.add(len - 1);
+            }
+            let allocations = ANYWHERE.with(Cell::get);
+            // One to a descriptor.
+            let waits = comes_and_goes && scheme.defers_descs;
+            let expected = if waits { ROUNDS - 40..2 * ROUNDS } else { 0..1 };
+            let what = format!("{}, {len} SPTEs: {allocations}", scheme.name);
+            assert!(expected.contains(&allocations), "{what}");
+        }
     }
 }

@@ -29,7 +29,7 @@ const GFNS: u64 = 128;
 /// What is timed, in the order of [`WriterCell::pass`].
 const OPS: [Op; 4] = [Op::SpuriousFault, Op::Zap, Op::Fault, Op::UnmapRange];
 
-/// With 2 and 15 an add takes a descriptor and a removal frees one.
+/// With 15 a fault takes a descriptor and a zap frees one; the others keep theirs.
 fn chains(scale: Scale) -> &'static [u32] {
     match scale {
         Scale::Quick => &[1, 2, 16],

@@ -1,8 +1,9 @@
 //! The threads of an interference cell: what each does between the barriers.
 //!
-//! Nothing in the timed part allocates, takes a lock of ours or writes memory
-//! that another thread reads; each thread looks at the clock by itself to know
-//! when its slice is over. Invariant: no vCPU operation is timed beside an ager
+//! In the timed part nothing here allocates, takes a lock or writes memory that
+//! another thread reads; the MMU that is called does what its scheme does, and under
+//! `rcu` and the peers that includes allocating (docs/methodology.md). Each thread looks
+//! at the clock by itself to know when its slice is over. Invariant: no vCPU operation is timed beside an ager
 //! that has stopped. A vCPU begins none after its slice, and says that it has
 //! stopped; agers go on until all vCPUs have.
 
