@@ -1,7 +1,7 @@
 //! What a workload is, and the list of them.
 //!
-//! Adding a workload is one file under `workloads/` and one line in
-//! [`WORKLOADS`]. Its cells may stand for lock schemes, peers or physical
+//! Adding a workload is one file under `workloads/`, its `pub mod` line in
+//! `workloads.rs` and its line in [`WORKLOADS`]. Its cells may stand for lock schemes, peers or physical
 //! limits alike: all that the runner knows of a cell is a name, parameters and
 //! how to measure it once.
 

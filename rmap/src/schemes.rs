@@ -1,4 +1,5 @@
-//! The registry of lock schemes: one module and one line each.
+//! The registry of lock schemes: one module under `schemes/` each, and two lines here,
+//! its `pub mod` and its entry in the list.
 //!
 //! Everything that runs over "all schemes" (property tests, model checks,
 //! benchmarks) takes them from here.
