@@ -16,6 +16,7 @@
 //! | [`plan`] | what was asked for: scale, schemes, CPUs, rounds, seed, time |
 //! | [`runner`] | rounds, interleaving, records |
 //! | [`team`] | pinned threads between a start and an end barrier |
+//! | [`duty`] | who is still at work |
 //! | [`baseline`] | comparison with an older run |
 //! | [`clock`] | the TSC, what reading it costs |
 //! | [`counters`] | perf events, or the reason why not |
@@ -41,6 +42,7 @@ pub mod clock;
 pub mod counters;
 pub mod cpus;
 pub mod disturb;
+pub mod duty;
 pub mod eviction;
 pub mod frequency;
 pub mod heap;

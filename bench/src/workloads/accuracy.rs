@@ -14,7 +14,6 @@
 //! over all rounds and printed with their intervals. `deferred_descs_peak` is the
 //! most descriptors (128 bytes each) seen waiting for readers at one time.
 
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -22,6 +21,7 @@ use report::schema::{Op, Params};
 use rmap::{Access, Mmu, Vcpu};
 
 use crate::clock::Clock;
+use crate::duty::Roster;
 use crate::mmu_lock;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
@@ -267,7 +267,7 @@ impl Measure for AccuracyCell {
 
     fn measure(&mut self, _: &mut Tools) -> Result<Measured> {
         let mmu = self.mmu.as_deref().context("the pages were not mapped")?;
-        let (ledger, over) = (Ledger::new(self.churn.pages), AtomicBool::new(false));
+        let (ledger, judging) = (Ledger::new(self.churn.pages), Roster::default());
         let stage = Stage {
             mmu,
             pages: &self.pages,
@@ -276,7 +276,7 @@ impl Measure for AccuracyCell {
             slice: self.slice,
             interval: self.churn.interval.unwrap_or_default(),
             young_share: self.young_share,
-            over: &over,
+            judging: &judging,
         };
         let stage = &stage;
         let seeds = (self.rng.next_u64(), self.rng.next_u64());

@@ -23,7 +23,6 @@
 
 mod threads;
 
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -31,9 +30,10 @@ use report::latency::Latency;
 use report::schema::{Op, Params};
 use rmap::{Mmu, Vcpu};
 
-use self::threads::{Caller, Done, Holder};
+use self::threads::{Caller, Holder};
 use crate::clock::Clock;
 use crate::disturb::ThreadDisturbance;
+use crate::duty::{OnDuty, Roster};
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
 use crate::team::{self, Member, Seat};
@@ -190,12 +190,12 @@ impl HoldCell {
     /// The short calls while the holder calls.
     fn together(&mut self, mmu: &dyn Mmu, time: Duration) -> Result<Calls> {
         let mut holder = self.holder(mmu);
-        let done = AtomicBool::new(false);
-        let calls = short_calls(self.caller(mmu), time, Some(Done(&done)));
-        let done = &done;
+        let callers = Roster::default();
+        let calls = short_calls(self.caller(mmu), time, Some(callers.join()));
+        let callers = &callers;
         let holds: Member<'_, Outcome> = Box::new(move |seat: &Seat<'_>| {
             holder.warm_up()?;
-            let timed = || holder.calls_until(done);
+            let timed = || holder.calls_beside(callers);
             let (outcome, disturbance) = seat.measure(timed).context("another thread failed")?;
             outcome?;
             Ok((None, disturbance))
@@ -214,13 +214,13 @@ impl HoldCell {
 fn short_calls<'a>(
     mut caller: Caller<'a>,
     time: Duration,
-    over: Option<Done<'a>>,
+    on_duty: Option<OnDuty<'a>>,
 ) -> Member<'a, Outcome> {
     Box::new(move |seat: &Seat<'_>| {
         caller.warm_up()?;
         let timed = || {
             let calls = caller.calls_for(time);
-            drop(over);
+            drop(on_duty);
             calls
         };
         let (calls, disturbance) = seat.measure(timed).context("another thread failed")?;

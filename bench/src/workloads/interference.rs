@@ -19,7 +19,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -29,6 +28,7 @@ use report::schema::{Op, Params};
 use crate::clock::Clock;
 use crate::counters;
 use crate::cpus::{CpuError, CpuList};
+use crate::duty::Roster;
 use crate::plan::{Plan, Scale};
 use crate::rng::Rng;
 use crate::team::{self, Member};
@@ -38,7 +38,7 @@ use crate::workloads::vm::{self, Vm};
 
 mod threads;
 
-use threads::{Figures, Load, OnDuty, Ops, PACE, Part, Stage, Work};
+use threads::{Figures, Load, Ops, PACE, Part, Stage, Work};
 
 /// Longest time one cell is measured in one round.
 const MOST_PER_ROUND: Duration = Duration::from_millis(100);
@@ -247,7 +247,7 @@ impl Measure for InterferenceCell {
             .context("the pages were not mapped before they were aged")?;
         vm.set_young(0, GFNS, 1.0);
         let (agers, vcpus) = (self.crew.agers(), self.crew.vcpus);
-        let running = AtomicUsize::new(0);
+        let running = Roster::default();
         let stage = Stage {
             mmu: vm.mmu(),
             clock: self.clock,
@@ -267,7 +267,7 @@ impl Measure for InterferenceCell {
                 chain_len: self.chain_len,
                 seed: self.rng.next_u64(),
             };
-            let on_duty = OnDuty::new(&running);
+            let on_duty = running.join();
             members.push(Box::new(move |seat| stage.vcpu(seat, pages, work, on_duty)));
         }
         let parts: Result<Vec<Part>> = team::run(&self.cpus, members)?.into_iter().collect();

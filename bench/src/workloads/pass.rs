@@ -9,7 +9,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use report::schema::{Op, Params};
@@ -18,6 +17,7 @@ use rmap::{Access, Mmu, Vcpu};
 use crate::clock::Clock;
 use crate::counters::{self, CounterSet};
 use crate::disturb::ThreadDisturbance;
+use crate::duty::Roster;
 use crate::plan::{Plan, Scale};
 use crate::team::{self, Member, Seat};
 use crate::workload::{Cell, Measure, Measured, Reading, Tools, Workload};
@@ -173,24 +173,15 @@ fn populate(mmu: &dyn Mmu, clock: Clock, pages: Pages, chain_len: u32) -> Result
 }
 
 /// Ages until no vCPU runs any more; pages and the time that took.
-fn age(mmu: &dyn Mmu, clock: Clock, gfns: u64, running: &AtomicUsize) -> (u64, f64) {
+fn age(mmu: &dyn Mmu, clock: Clock, gfns: u64, running: &Roster) -> (u64, f64) {
     let mut sweep = Sweep::new(Pages::share(gfns, 0, 1), 0);
     let start = clock.now();
     let mut aged = 0;
-    while running.load(Ordering::Acquire) > 0 {
+    while !running.is_empty() {
         sweep.age(mmu, BATCH);
         aged += BATCH;
     }
     (aged, clock.elapsed_ns(start, clock.now()))
-}
-
-/// Says when it goes that one vCPU more is done, whatever made it so.
-struct Done<'a>(&'a AtomicUsize);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
-    }
 }
 
 type Outcome = Result<(Part, ThreadDisturbance)>;
@@ -211,7 +202,7 @@ impl Measure for PassCell {
             .context("the VM was not built before it was aged")?;
         let (mmu, clock, gfns, chain_len) = (vm.mmu(), self.clock, self.gfns, self.chain_len);
         mmu.unmap_range(&mut self.cleaner, vm::range(0, gfns))?;
-        let running = AtomicUsize::new(self.vcpus);
+        let running = Roster::default();
         let running = &running;
         let mut members: Vec<Member<'_, Outcome>> = Vec::new();
         for _ in 0..self.agers {
@@ -225,13 +216,13 @@ impl Measure for PassCell {
             }));
         }
         for index in 0..self.vcpus {
-            let (pages, done) = (Pages::share(gfns, index, self.vcpus), Done(running));
+            let (pages, on_duty) = (Pages::share(gfns, index, self.vcpus), running.join());
             let faults = pages.count * u64::from(chain_len);
             members.push(Box::new(move |seat: &Seat<'_>| {
                 let mut counters = CounterSet::open();
                 let timed = || {
                     let ns = counters.around(|| populate(mmu, clock, pages, chain_len));
-                    drop(done);
+                    drop(on_duty);
                     ns
                 };
                 let (ns, disturbance) = seat.measure(timed).context("another thread failed")?;
@@ -340,12 +331,13 @@ mod tests {
     #[test]
     fn an_ager_goes_over_all_pages_until_the_last_vcpu_is_done() {
         let vm = Vm::build("rwlock-write", 256, 1).unwrap();
-        let running = AtomicUsize::new(1);
+        let running = Roster::default();
+        let on_duty = running.join();
         let late = std::time::Duration::from_millis(30);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 std::thread::sleep(late);
-                drop(Done(&running));
+                drop(on_duty);
             });
             let (gfns, ns) = age(vm.mmu(), Clock::calibrate(), 256, &running);
             // Calibrating took a part of it.

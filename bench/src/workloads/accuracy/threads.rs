@@ -1,6 +1,5 @@
 //! The two kinds of threads of an accuracy cell: one judges, the others churn.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -10,6 +9,7 @@ use rmap::{Access, Mmu, RmapError, Vcpu};
 use super::ledger::Ledger;
 use crate::clock::Clock;
 use crate::disturb::ThreadDisturbance;
+use crate::duty::Roster;
 use crate::rng::Rng;
 use crate::team::Seat;
 use crate::workloads::vm;
@@ -81,8 +81,8 @@ pub(super) struct Stage<'a> {
     pub(super) interval: Duration,
     /// Chance that the guest used a page before it is aged.
     pub(super) young_share: f64,
-    /// Set when the judge has finished.
-    pub(super) over: &'a AtomicBool,
+    /// Empty when the judge has finished.
+    pub(super) judging: &'a Roster,
 }
 
 /// What a thread found.
@@ -94,15 +94,6 @@ pub(super) struct Part {
     pub(super) disturbance: ThreadDisturbance,
 }
 
-/// Ends the churning threads when the judge is gone, however it went.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 impl Stage<'_> {
     /// Makes a page old, perhaps uses it as the guest would, asks whether it is
     /// young, and compares the answer with the truth; test_age and age in turn.
@@ -110,7 +101,7 @@ impl Stage<'_> {
         let mut rng = Rng::new(seed);
         let (mut test_age, mut age) = (Verdicts::default(), Verdicts::default());
         let mut deferred_peak = 0;
-        let over = Over(self.over);
+        let on_duty = self.judging.join();
         let timed = || {
             let end = self.clock.now() + self.clock.ticks(self.slice);
             while self.clock.now() < end {
@@ -122,7 +113,7 @@ impl Stage<'_> {
                     self.judge_one(&mut rng, &mut age, |range| self.mmu.age(range).young);
                 }
             }
-            drop(over);
+            drop(on_duty);
         };
         let ((), disturbance) = seat.measure(timed).context("another thread failed")?;
         Ok(Part {
@@ -165,7 +156,7 @@ impl Stage<'_> {
         let timed = || {
             let interval = self.clock.ticks(self.interval);
             let mut due = self.clock.now();
-            while !self.over.load(Relaxed) {
+            while !self.judging.is_empty() {
                 if self.clock.now() < due {
                     std::hint::spin_loop();
                     continue;

@@ -1,7 +1,6 @@
 //! The two threads of `hold`: one calls over and over, one makes short calls that meet
 //! it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use report::latency::Latency;
@@ -10,6 +9,7 @@ use rmap::{Access, Mmu, RmapError, Vcpu};
 
 use super::{ABSENT, HELD, Wants};
 use crate::clock::Clock;
+use crate::duty::Roster;
 use crate::rng::Rng;
 use crate::workloads::vm;
 
@@ -68,9 +68,9 @@ impl Holder<'_> {
         Ok(calls)
     }
 
-    /// Calls until the other thread is done.
-    pub(super) fn calls_until(&mut self, done: &AtomicBool) -> Result<(), RmapError> {
-        while !done.load(Ordering::Acquire) {
+    /// Calls until nobody makes short calls any more.
+    pub(super) fn calls_beside(&mut self, callers: &Roster) -> Result<(), RmapError> {
+        while !callers.is_empty() {
             self.call()?;
         }
         Ok(())
@@ -120,14 +120,5 @@ impl Caller<'_> {
             self.call()?;
             calls.record_ns(clock.elapsed_ns(start, clock.now()) as u64);
         }
-    }
-}
-
-/// Says when it goes that the short calls are over, whatever made them so.
-pub(super) struct Done<'a>(pub(super) &'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
     }
 }

@@ -194,8 +194,8 @@ fn operations_are_paced_stay_on_their_pages_and_reach_every_alias() {
 #[test]
 fn an_ager_ages_until_the_last_vcpu_has_stopped() {
     let vm = Vm::build("rwlock-write", GFNS, 1).unwrap();
-    let running = AtomicUsize::new(0);
-    let on_duty = OnDuty::new(&running);
+    let running = Roster::default();
+    let on_duty = running.join();
     let stage = Stage {
         mmu: vm.mmu(),
         clock: Clock::calibrate(),
@@ -217,7 +217,7 @@ fn an_ager_ages_until_the_last_vcpu_has_stopped() {
 #[test]
 fn periodic_aging_goes_over_the_pages_once_a_period() {
     let vm = Vm::build("rwlock-write", GFNS, 1).unwrap();
-    let running = AtomicUsize::new(0);
+    let running = Roster::default();
     let stage = Stage {
         mmu: vm.mmu(),
         clock: Clock::calibrate(),

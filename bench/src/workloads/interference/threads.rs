@@ -7,7 +7,6 @@
 //! that has stopped. A vCPU begins none after its slice, and says that it has
 //! stopped; agers go on until all vCPUs have.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -17,6 +16,7 @@ use rmap::{Access, Mapping, Mmu, RmapError, Vcpu};
 use crate::clock::Clock;
 use crate::counters::{self, CounterSet};
 use crate::disturb::ThreadDisturbance;
+use crate::duty::{OnDuty, Roster};
 use crate::rng::Rng;
 use crate::team::Seat;
 use crate::workloads::pages::{Pages, Sweep};
@@ -100,23 +100,6 @@ pub(super) struct Work {
     pub(super) seed: u64,
 }
 
-/// A vCPU's word that it has not stopped yet; dropping it says that it has.
-pub(super) struct OnDuty<'a>(&'a AtomicUsize);
-
-impl<'a> OnDuty<'a> {
-    /// Counts one vCPU more.
-    pub(super) fn new(running: &'a AtomicUsize) -> Self {
-        running.fetch_add(1, Ordering::Relaxed);
-        Self(running)
-    }
-}
-
-impl Drop for OnDuty<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
-    }
-}
-
 /// What all threads of a cell share; copied into each.
 #[derive(Clone, Copy)]
 pub(super) struct Stage<'a> {
@@ -126,7 +109,7 @@ pub(super) struct Stage<'a> {
     /// Start of a sweep to the start of the next; back to back without.
     pub(super) period: Option<Duration>,
     /// vCPUs that have not stopped; agers look at it only after their slice.
-    pub(super) running: &'a AtomicUsize,
+    pub(super) running: &'a Roster,
 }
 
 impl Stage<'_> {
@@ -176,7 +159,7 @@ impl Stage<'_> {
 
     /// Whether the slice is over and no vCPU measures any more.
     fn is_over(&self, now: u64, end: u64) -> bool {
-        now >= end && self.running.load(Ordering::Acquire) == 0
+        now >= end && self.running.is_empty()
     }
 
     /// Spins until a sweep is due; true if the slice was over first.
