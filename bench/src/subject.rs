@@ -1,8 +1,8 @@
 //! What is measured: lock schemes, peers and physical limits, by name.
 //!
 //! Workloads take subjects from here and never know which kind they have in hand:
-//! a [`Subject`] says what it can do, and [`Subject::build`] makes an MMU. Adding
-//! one is one line.
+//! a [`Subject`] says what it can do, and [`Subject::build`] makes an MMU. A scheme
+//! of the registry is one by itself; adding a peer or a limit is one entry of a list.
 
 use report::host;
 use report::schema::{Context, ResultKind};

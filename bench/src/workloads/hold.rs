@@ -292,7 +292,10 @@ impl Measure for HoldCell {
                     ..reading("kept_out_max_ns", value(&kept_out, 1.0))
                 },
                 reading("alone_p99_ns", value(&alone, 0.99)),
-                reading("alone_max_ns", value(&alone, 1.0)),
+                Reading {
+                    latency: Some(alone.clone()),
+                    ..reading("alone_max_ns", value(&alone, 1.0))
+                },
             ],
             threads,
         })

@@ -201,6 +201,7 @@ fn latency_table(workload: &str, metric: &str, op: Op, cells: &[&BenchRecord]) -
         Some("due") => "latency of single operations, from when it was due",
         Some("closed") => "latency of single operations in a closed loop",
         Some("kept") => "time that others were kept out",
+        Some("alone") => "what the short call alone takes longer than usual",
         _ => "latency of single operations",
     };
     let mut table = Table::new(
@@ -380,5 +381,6 @@ mod tests {
         assert!(title("due_p50_ns").contains("from when it was due"));
         assert!(title("closed_p50_ns").contains("closed loop"));
         assert!(title("kept_out_max_ns").contains("kept out"));
+        assert!(title("alone_max_ns").contains("short call alone"));
     }
 }
