@@ -120,14 +120,13 @@ impl Change {
         self.p <= SIGNIFICANT
     }
 
-    /// Whether the newer run is slower by more than `percent`, not by chance, and neither run
-    /// was disturbed there.
+    /// Whether the newer run is slower by more than `percent`, and not by chance.
     #[must_use]
     pub fn is_slower_by(&self, percent: f64) -> bool {
         let slower = self
             .times_slower()
             .is_some_and(|t| t > 1.0 + percent / 100.0);
-        slower && self.is_significant() && !self.spoiled
+        slower && self.is_significant()
     }
 
     /// How many times as slow the newer run is; `None` of what is no time and no throughput.
@@ -290,9 +289,13 @@ impl RunComparison {
         let slower: Vec<_> = self.slower(percent).collect();
         let times = |change: &Change| change.times_slower().unwrap_or(1.0);
         let worst = slower.iter().max_by(|a, b| times(a).total_cmp(&times(b)))?;
+        let disturbed = match slower.iter().filter(|change| change.spoiled).count() {
+            0 => String::new(),
+            n => format!("; {n} of them were disturbed while they were measured"),
+        };
         Some(format!(
             "{} of {} cells are slower than the baseline by more than {percent} %, the worst by \
-             {} ({})",
+             {} ({}){disturbed}",
             slower.len(),
             self.changes.len(),
             if times(worst).is_finite() {
