@@ -132,6 +132,19 @@ pub mod length {
     pub const AMBIGUOUS: u16 = 261;
     /// Exact rung: the callback reached no memslot.
     pub const NOT_WALKED: u16 = 262;
+    /// Exact rung: no head could be looked at, for the functions at whose entry they are
+    /// read cannot be probed on this host.
+    pub const UNSEEN: u16 = 263;
+}
+
+/// The length code of a chain of `sptes`.
+#[inline(always)]
+pub const fn length_code(sptes: u64) -> u16 {
+    if sptes > MAX_EXACT_LENGTH as u64 {
+        length::LONGER
+    } else {
+        sptes as u16
+    }
 }
 
 /// The VM number of callbacks that belong to no VM being profiled.

@@ -1,6 +1,47 @@
-//! Keys of the exact rung's latency histograms.
+//! What the exact rung files a callback under, and the keys of its latency histograms.
 
-use crate::aging::CellKey;
+use crate::aging::{CellKey, NO_VM, length, length_code};
+
+/// Bits of [`Walk::heads`].
+pub mod heads {
+    /// One was read.
+    pub const READ: u64 = 1;
+    /// One, or its descriptor, could not be read or made no sense.
+    pub const UNREADABLE: u64 = 2;
+}
+
+/// What a callback saw of the chains it walks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// Whether KVM's functions for a memslot, at whose entry heads are read, are probed.
+    pub is_probed: bool,
+    /// Whether the callback entered one of them.
+    pub has_entered: bool,
+    /// Bits of [`heads`].
+    pub heads: u64,
+    /// SPTEs behind all heads read.
+    pub sptes: u64,
+}
+
+impl Walk {
+    /// The length code of a callback on `vm`.
+    #[inline(always)]
+    pub const fn length(&self, vm: u16) -> u16 {
+        if vm == NO_VM {
+            length::OUTSIDE
+        } else if !self.is_probed {
+            length::UNSEEN
+        } else if !self.has_entered {
+            length::NOT_WALKED
+        } else if self.heads & heads::UNREADABLE != 0 {
+            length::UNREADABLE
+        } else if self.heads == 0 {
+            length::NO_RMAP
+        } else {
+            length_code(self.sptes)
+        }
+    }
+}
 
 /// Which time a histogram holds.
 pub mod span {
@@ -25,3 +66,39 @@ pub struct HistogramKey {
 }
 
 const _: () = assert!(size_of::<HistogramKey>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callback_whose_walk_cannot_be_seen_is_not_one_that_walked_nothing() {
+        let walk = Walk {
+            is_probed: true,
+            ..Walk::default()
+        };
+        assert_eq!(walk.length(0), length::NOT_WALKED);
+        assert_eq!(walk.length(NO_VM), length::OUTSIDE);
+        assert_eq!(Walk::default().length(0), length::UNSEEN);
+        assert_eq!(Walk::default().length(NO_VM), length::OUTSIDE);
+    }
+
+    #[test]
+    fn what_was_read_is_a_length_only_if_all_of_it_could_be() {
+        let walk = |heads, sptes| {
+            let walk = Walk {
+                is_probed: true,
+                has_entered: true,
+                heads,
+                sptes,
+            };
+            walk.length(0)
+        };
+        assert_eq!(walk(0, 0), length::NO_RMAP);
+        assert_eq!(walk(heads::READ, 0), 0);
+        assert_eq!(walk(heads::READ, 255), 255);
+        assert_eq!(walk(heads::READ, 256), length::LONGER);
+        assert_eq!(walk(heads::READ, 1 << 32), length::LONGER);
+        assert_eq!(walk(heads::READ | heads::UNREADABLE, 3), length::UNREADABLE);
+    }
+}

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use profiler_common::{
-    aging::{Cell, CellKey, MAX_EXACT_LENGTH, Totals, length},
+    aging::{Cell, CellKey, Totals},
     event::Event,
 };
 
@@ -50,16 +50,6 @@ pub(crate) fn cell(totals: &mut Totals, key: CellKey) -> Option<&'static mut Cel
 pub(crate) fn existing_cell(key: CellKey) -> Option<&'static mut Cell> {
     // SAFETY: a live map value of this CPU.
     CELLS.get_ptr_mut(key).map(|cell| unsafe { &mut *cell })
-}
-
-/// The length code of a chain of `sptes`.
-#[inline(always)]
-pub(crate) fn length_code(sptes: u32) -> u16 {
-    if sptes > u32::from(MAX_EXACT_LENGTH) {
-        length::LONGER
-    } else {
-        sptes as u16
-    }
 }
 
 /// Whether this callback is one of those that become raw events.

@@ -25,10 +25,10 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, ProbeContext},
 };
 use profiler_common::{
-    aging::{CellKey, Kind, NO_VM, Totals, length},
+    aging::{CellKey, Kind, NO_VM, Totals},
     census::LEVELS,
     event::Event,
-    exact::{HistogramKey, span},
+    exact::{HistogramKey, Walk, heads, span},
     histogram::Histogram,
 };
 
@@ -48,6 +48,10 @@ use crate::{
 #[unsafe(no_mangle)]
 static RETURN_MASK: Global<u64> = Global::new(0xffff_ffff);
 
+/// 1 if the inner functions are probed.
+#[unsafe(no_mangle)]
+static INNER_PROBED: Global<u32> = Global::new(0);
+
 /// A callback in flight.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -61,7 +65,7 @@ struct Start {
     sptes: u64,
     /// 1 if a head was locked.
     locked: u64,
-    /// 1 if a head could be read, 2 if one could not.
+    /// Bits of [`heads`].
     heads: u64,
     /// When the TDP MMU was entered, if nothing came after it; else 0.
     tdp_since_ns: u64,
@@ -80,9 +84,6 @@ impl Start {
     }
 }
 
-/// [`Start::heads`] bits.
-const HEADS_READ: u64 = 1;
-const HEADS_UNREADABLE: u64 = 2;
 /// Most heads per level that are read for one range: 2 MiB of 4K pages.
 const MAX_HEADS: u64 = 512;
 
@@ -144,23 +145,23 @@ fn add_level(
     let from = (first >> shift) - (base >> shift);
     let until = ((end - 1) >> shift) - (base >> shift);
     let wanted = until - from + 1;
-    let heads = if wanted > MAX_HEADS {
+    let most = if wanted > MAX_HEADS {
         MAX_HEADS
     } else {
         wanted
     };
-    repeat(heads as u32, |index| {
+    repeat(most as u32, |index| {
         let Some(head) = read::<u64>(array + (from + index) * 8) else {
-            start.heads |= HEADS_UNREADABLE;
+            start.heads |= heads::UNREADABLE;
             return true;
         };
-        start.heads |= HEADS_READ;
+        start.heads |= heads::READ;
         start.locked |= u64::from(chain::is_locked(head));
         match chain::decode(head, reader) {
             Chain::Empty => {}
             Chain::One(_) => start.sptes += 1,
             Chain::Many { length, .. } => start.sptes += u64::from(length),
-            Chain::Fault | Chain::Torn => start.heads |= HEADS_UNREADABLE,
+            Chain::Fault | Chain::Torn => start.heads |= heads::UNREADABLE,
         }
         false
     });
@@ -180,7 +181,7 @@ fn inner(kvm: u64, range: u64, reader: chain::Reader) -> Option<()> {
     }
     start.leave_tdp(now);
     if add_range(start, range, reader).is_none() {
-        start.heads |= HEADS_UNREADABLE;
+        start.heads |= heads::UNREADABLE;
     }
     Some(())
 }
@@ -237,19 +238,13 @@ pub(crate) fn number_of(address: u64) -> u16 {
 
 #[inline(always)]
 fn length_of(start: &Start, vm: u16) -> u16 {
-    if vm == NO_VM {
-        length::OUTSIDE
-    } else if start.inner_ns == 0 {
-        length::NOT_WALKED
-    } else if start.heads & HEADS_UNREADABLE != 0 {
-        length::UNREADABLE
-    } else if start.heads == 0 {
-        length::NO_RMAP
-    } else if start.sptes > u64::from(u32::MAX) {
-        length::LONGER
-    } else {
-        callback::length_code(start.sptes as u32)
-    }
+    let walk = Walk {
+        is_probed: INNER_PROBED.load() != 0,
+        has_entered: start.inner_ns != 0,
+        heads: start.heads,
+        sptes: start.sptes,
+    };
+    walk.length(vm)
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use profiler_common::{
-    aging::{CellKey, NO_VM, Totals, length, place},
+    aging::{CellKey, NO_VM, Totals, length, length_code, place},
     census::LEVELS,
     event::{Event, YOUNG_UNKNOWN},
     intervals::{
@@ -169,7 +169,7 @@ fn chain_at(interval: &Interval, hva: u64, check: bool, reader: chain::Reader) -
     if !seen.has_rmap {
         return (length::NO_RMAP, false);
     }
-    (callback::length_code(seen.sptes), seen.locked)
+    (length_code(u64::from(seen.sptes)), seen.locked)
 }
 
 #[inline(always)]

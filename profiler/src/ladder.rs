@@ -49,14 +49,20 @@ pub(crate) struct Ladder {
     pub(crate) signals: Vec<Signal>,
     /// The rung a recording would use; none if nothing can be recorded.
     pub(crate) rung: Option<Rung>,
-    /// Whether the inner functions can be probed too on the exact rung.
-    pub(crate) inner: bool,
+    /// Whether the inner functions can be probed too on the exact rung, and why not.
+    #[serde(serialize_with = "is_ok")]
+    pub(crate) inner: Outcome,
     /// Whether the TDP MMU's functions can be probed too on the exact rung, and why not.
     #[serde(skip)]
     pub(crate) tdp: Outcome,
     /// What can be observed beside callbacks.
     #[serde(skip)]
     pub(crate) interference: Interference,
+}
+
+/// Writes whether something works; why not is with its signals.
+fn is_ok<S: serde::Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bool(outcome.is_ok())
 }
 
 /// Whether faults and waits can be observed, and why not.
@@ -87,7 +93,7 @@ impl Ladder {
         Ok(Self {
             signals: tries.signals(kernel.layout.kvm_built_in),
             rung,
-            inner: tries.inner.is_ok(),
+            inner: tries.pair.clone().and(tries.inner.clone()),
             tdp: tries.pair.clone().and(tries.tdp.clone()),
             interference: Interference {
                 faults: tries.faults.clone(),

@@ -68,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) cells: u32,
     /// Latency histograms per CPU; 1 where no callback is timed.
     pub(crate) histograms: u32,
+    /// The inner functions are probed, so a callback that enters none walked nothing.
+    pub(crate) inner: bool,
     /// Let callbacks note their time, for faults and waits to ask for.
     pub(crate) interference: bool,
     /// Let the kernel side write log lines.
@@ -81,6 +83,7 @@ impl Settings {
         event_every: 0,
         cells: 1,
         histograms: 1,
+        inner: false,
         interference: false,
         verbose: false,
     };
@@ -126,6 +129,7 @@ impl Kernel {
         let vm_release = self.symbols.address("kvm_vm_release")?;
         let vcpu_release = self.symbols.address("kvm_vcpu_release")?;
         let has_tail_count = u32::from(layout.chains == Chains::TailCount);
+        let inner = u32::from(settings.inner);
         let interference = u32::from(settings.interference);
         let ranges = u32::try_from(ranges).unwrap_or(u32::MAX);
         let log_level: u8 = if settings.verbose {
@@ -148,6 +152,7 @@ impl Kernel {
             .override_global("TEXT_RANGES", &ranges, true)
             .override_global("STACK_EVERY", &settings.stack_every, true)
             .override_global("EVENT_EVERY", &settings.event_every, true)
+            .override_global("INNER_PROBED", &inner, true)
             .override_global("INTERFERENCE", &interference, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("CELLS", settings.cells)

@@ -14,6 +14,7 @@ pub(super) struct Unfiled {
     ambiguous: u64,
     stale: u64,
     unreadable: u64,
+    unseen: u64,
 }
 
 impl Unfiled {
@@ -25,13 +26,14 @@ impl Unfiled {
                 length::AMBIGUOUS => &mut self.ambiguous,
                 length::STALE => &mut self.stale,
                 length::UNREADABLE => &mut self.unreadable,
+                length::UNSEEN => &mut self.unseen,
                 _ => continue,
             };
             *sum += cell.callbacks;
         }
     }
 
-    fn losses(&self) -> [Loss; 4] {
+    fn losses(&self) -> [Loss; 5] {
         [
             ("attribution", "in no recorded VM", self.outside),
             (
@@ -48,6 +50,11 @@ impl Unfiled {
                 "chain length",
                 "a head or descriptor could not be read, or made no sense",
                 self.unreadable,
+            ),
+            (
+                "chain length",
+                "the functions at whose entry heads are read cannot be probed here",
+                self.unseen,
             ),
         ]
     }
@@ -198,6 +205,7 @@ mod tests {
             (NO_VM, length::AMBIGUOUS),
             (0, length::STALE),
             (0, length::UNREADABLE),
+            (0, length::UNSEEN),
             (0, length::LONGER),
             (0, length::NO_RMAP),
             (0, 1),
@@ -221,7 +229,13 @@ mod tests {
         let (attribution, length) = ("attribution", "chain length");
         assert_eq!(
             losses,
-            [(attribution, 2), (attribution, 4), (length, 6), (length, 8)]
+            [
+                (attribution, 2),
+                (attribution, 4),
+                (length, 6),
+                (length, 8),
+                (length, 10)
+            ]
         );
     }
 }

@@ -130,6 +130,7 @@ impl<'a> Session<'a> {
             event_every,
             cells: CELLS,
             histograms: if rung == Rung::Exact { HISTOGRAMS } else { 1 },
+            inner: ground.ladder.inner.is_ok(),
             interference: observe.interference(&ground.ladder).any(),
             verbose: observe.verbose,
         };
@@ -185,7 +186,7 @@ impl<'a> Session<'a> {
         let interference = self.observe.interference(ladder);
         let wanted = Wanted {
             rung: self.rung,
-            inner: ladder.inner,
+            inner: ladder.inner.is_ok(),
             tdp: ladder.tdp.is_ok(),
             faults: interference.faults.is_ok(),
             waits: interference.waits.is_ok(),

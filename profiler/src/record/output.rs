@@ -88,7 +88,7 @@ impl Recorder<'_> {
         records.extend(vms.map(|vm| Record::Vm(vm_record(run, vm))));
         records.extend(
             cells
-                .filter_map(|(key, cell)| self.callbacks(run, key, cell, stretch, ladder))
+                .filter_map(|(key, cell)| callbacks(run, session.rung, key, cell, stretch, ladder))
                 .map(|record| Record::Callbacks(Box::new(record))),
         );
         let held_up = self.held_up(run, stretch, ladder).into_iter();
@@ -126,54 +126,6 @@ impl Recorder<'_> {
             kernel: totals.samples.saturating_sub(totals.samples_user),
             stack_failed: totals.samples_failed,
             in_callback: totals.samples_filed + totals.samples_unfiled,
-        })
-    }
-
-    /// The record of one cell.
-    fn callbacks(
-        &self,
-        run: u32,
-        key: &CellKey,
-        cell: &Cell,
-        stretch: &Stretch,
-        ladder: &Ladder,
-    ) -> Option<CallbackRecord> {
-        const NOT_TIMED: &str = "callbacks are counted and sampled, not timed";
-        let (kind, caller) = (Kind::from_u8(key.kind)?, Caller::from_u8(key.caller)?);
-        let exact = self.session.rung == Rung::Exact;
-        let timed = |which| {
-            if exact {
-                latency(&stretch.counts.histograms, key, which)
-            } else {
-                Observed::missing(NOT_TIMED)
-            }
-        };
-        Some(CallbackRecord {
-            run,
-            vm: (key.vm != NO_VM).then(|| u32::from(key.vm)),
-            kind: callback_kind(kind),
-            caller: caller_class(caller),
-            chain_len: chain_len(key.length),
-            several_pages: key.several_pages != 0,
-            callbacks: cell.callbacks,
-            pages: cell.pages,
-            locked: Observed::Value(cell.locked),
-            young: if exact {
-                cell.young.into()
-            } else {
-                Observed::missing("results are only seen where callbacks are timed")
-            },
-            samples: if exact {
-                Observed::missing("callbacks were timed, not sampled")
-            } else {
-                samples(cell, stretch.rate_hz).into()
-            },
-            latency: timed(span::TOTAL),
-            wait: timed(span::WAIT),
-            tdp: match (timed(span::TDP), &ladder.tdp) {
-                (Observed::Missing(_), Err(reason)) if exact => Observed::missing(reason.clone()),
-                (timed, _) => timed,
-            },
         })
     }
 
@@ -224,6 +176,53 @@ impl Recorder<'_> {
     }
 }
 
+/// The record of one cell.
+fn callbacks(
+    run: u32,
+    rung: Rung,
+    key: &CellKey,
+    cell: &Cell,
+    stretch: &Stretch,
+    ladder: &Ladder,
+) -> Option<CallbackRecord> {
+    const NOT_TIMED: &str = "callbacks are counted and sampled, not timed";
+    let (kind, caller) = (Kind::from_u8(key.kind)?, Caller::from_u8(key.caller)?);
+    let exact = rung == Rung::Exact;
+    let timed = |which, probed: &Result<(), String>| match probed {
+        _ if !exact => Observed::missing(NOT_TIMED),
+        Ok(()) => latency(&stretch.counts.histograms, key, which),
+        Err(reason) => Observed::missing(reason.clone()),
+    };
+    Some(CallbackRecord {
+        run,
+        vm: (key.vm != NO_VM).then(|| u32::from(key.vm)),
+        kind: callback_kind(kind),
+        caller: caller_class(caller),
+        chain_len: chain_len(key.length),
+        several_pages: key.several_pages != 0,
+        callbacks: cell.callbacks,
+        pages: cell.pages,
+        // On the exact rung heads are read at the inner functions' entry.
+        locked: match &ladder.inner {
+            Err(reason) if exact => Observed::missing(reason.clone()),
+            _ => cell.locked.into(),
+        },
+        young: if exact {
+            cell.young.into()
+        } else {
+            Observed::missing("results are only seen where callbacks are timed")
+        },
+        samples: if exact {
+            Observed::missing("callbacks were timed, not sampled")
+        } else {
+            samples(cell, stretch.rate_hz).into()
+        },
+        latency: timed(span::TOTAL, &Ok(())),
+        wait: timed(span::WAIT, &ladder.inner),
+        tdp: timed(span::TDP, &ladder.tdp),
+    })
+}
+
 fn samples(cell: &Cell, rate_hz: u32) -> Samples {
     Samples {
         rmap: cell.samples[place::RMAP],
@@ -266,7 +265,7 @@ fn chain_len(code: u16) -> ChainLen {
     match code {
         length::LONGER => ChainLen::AtLeast(u32::from(MAX_EXACT_LENGTH) + 1),
         length::STALE => ChainLen::Stale,
-        length::UNREADABLE => ChainLen::Unreadable,
+        length::UNREADABLE | length::UNSEEN => ChainLen::Unreadable,
         length::NO_RMAP => ChainLen::NoRmap,
         length::OUTSIDE => ChainLen::Outside,
         length::AMBIGUOUS => ChainLen::Ambiguous,
@@ -297,5 +296,73 @@ fn caller_class(caller: aging::Caller) -> CallerClass {
         Caller::Khugepaged => CallerClass::Khugepaged,
         Caller::PageIdle => CallerClass::PageIdle,
         Caller::Unknown => CallerClass::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::histogram::bucket;
+
+    use super::*;
+    use crate::ladder::Interference;
+
+    const REFUSED: &str = "perf_event_open fails: EACCES";
+
+    fn ladder(inner: Result<(), String>) -> Ladder {
+        Ladder {
+            signals: Vec::new(),
+            rung: Some(Rung::Exact),
+            tdp: inner.clone(),
+            inner,
+            interference: Interference {
+                faults: Ok(()),
+                waits: Ok(()),
+            },
+        }
+    }
+
+    /// The record of one callback that took 1000 ns and saw nothing of its walk.
+    fn recorded(rung: Rung, length: u16, ladder: &Ladder) -> CallbackRecord {
+        let key = CellKey {
+            length,
+            ..CellKey::default()
+        };
+        let cell = Cell {
+            callbacks: 1,
+            pages: 1,
+            total_ns: 1000,
+            ..Cell::default()
+        };
+        let mut histogram = Box::new(Histogram::EMPTY);
+        histogram.buckets[bucket(1000)] = 1;
+        let mut stretch = Stretch::default();
+        let timed = HistogramKey {
+            cell: key,
+            ..HistogramKey::default()
+        };
+        stretch.counts.histograms.insert(timed, histogram);
+        callbacks(0, rung, &key, &cell, &stretch, ladder).expect("a known kind")
+    }
+
+    #[test]
+    fn what_takes_the_inner_functions_is_unobserved_where_they_cannot_be_probed() {
+        let ladder = ladder(Err(REFUSED.to_owned()));
+        let exact = recorded(Rung::Exact, length::UNSEEN, &ladder);
+        assert_eq!(exact.locked, Observed::missing(REFUSED));
+        assert_eq!(exact.wait, Observed::missing(REFUSED));
+        assert_eq!(exact.tdp, Observed::missing(REFUSED));
+        assert_eq!(exact.chain_len, ChainLen::Unreadable);
+        assert_eq!(exact.latency.value().expect("timed").count(), 1);
+        // The sampled rung reads heads at its own tracepoints.
+        let sampled = recorded(Rung::Sampled, 1, &ladder);
+        assert_eq!(sampled.locked, Observed::Value(0));
+    }
+
+    #[test]
+    fn a_callback_that_reached_no_memslot_has_no_locked_head_and_did_not_wait() {
+        let record = recorded(Rung::Exact, length::NOT_WALKED, &ladder(Ok(())));
+        assert_eq!(record.locked, Observed::Value(0));
+        assert_eq!(record.wait, Observed::missing("no callback was timed"));
+        assert_eq!(record.chain_len, ChainLen::NotWalked);
     }
 }
