@@ -40,6 +40,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 fn verdict(ladder: &Ladder) -> &'static str {
     match ladder.rung {
+        Some(Rung::Exact) if ladder.inner.is_err() => {
+            "A profile can be recorded here, with every callback timed, but without chain lengths \
+             and waits."
+        }
         Some(Rung::Exact) => "A profile can be recorded here, with every callback timed.",
         Some(Rung::Sampled) => {
             "A profile can be recorded here: every callback is counted, its cost is sampled."

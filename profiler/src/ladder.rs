@@ -49,6 +49,9 @@ pub(crate) struct Ladder {
     pub(crate) signals: Vec<Signal>,
     /// The rung a recording would use; none if nothing can be recorded.
     pub(crate) rung: Option<Rung>,
+    /// The rungs that have all that a recording takes, best first.
+    #[serde(skip)]
+    pub(crate) offered: Vec<Rung>,
     /// Whether the inner functions can be probed too on the exact rung, and why not.
     #[serde(serialize_with = "is_ok")]
     pub(crate) inner: Outcome,
@@ -85,28 +88,28 @@ impl Ladder {
     /// Tries everything.
     pub(crate) fn probe(kernel: &Kernel) -> Result<Self, ObjectError> {
         let tries = Tries::new(kernel)?;
-        let rung = match (&tries.iterator, &tries.pair, &tries.tracepoints) {
-            (Err(_), _, _) | (_, Err(_), Err(_)) => None,
-            (_, Ok(()), _) => Some(Rung::Exact),
-            (_, _, Ok(())) => Some(Rung::Sampled),
-        };
-        Ok(Self {
-            signals: tries.signals(kernel.layout.kvm_built_in),
-            rung,
+        Ok(Self::of(&tries, kernel.layout.kvm_built_in))
+    }
+
+    /// What these answers come to.
+    fn of(tries: &Tries, kvm_built_in: bool) -> Self {
+        let offered = tries.offered();
+        Self {
+            signals: tries.signals(kvm_built_in),
+            rung: offered.first().copied(),
+            offered,
             inner: tries.pair.clone().and(tries.inner.clone()),
             tdp: tries.pair.clone().and(tries.tdp.clone()),
             interference: Interference {
                 faults: tries.faults.clone(),
                 waits: tries.waits.clone(),
             },
-        })
+        }
     }
 
     /// Whether `rung` can be used here.
     pub(crate) fn offers(&self, rung: Rung) -> bool {
-        let callbacks = self.signals.first();
-        let works = |a: &Attempt| a.rung == Some(rung) && a.refused.is_none();
-        self.rung.is_some() && callbacks.is_some_and(|s| s.attempts.iter().any(works))
+        self.offered.contains(&rung)
     }
 
     /// What observes each signal in a recording on `rung`.
@@ -154,6 +157,20 @@ impl Signal {
 }
 
 impl Tries {
+    /// The rungs that can be recorded on, best first: on both VMs have to be found, on the
+    /// sampled one callbacks counted and samples taken.
+    fn offered(&self) -> Vec<Rung> {
+        let is_offered = |rung: &Rung| {
+            let needed: &[&Outcome] = match rung {
+                Rung::Exact => &[&self.iterator, &self.pair],
+                Rung::Sampled => &[&self.iterator, &self.tracepoints, &self.sampler],
+            };
+            needed.iter().all(|outcome| outcome.is_ok())
+        };
+        let best_first = [Rung::Exact, Rung::Sampled].into_iter();
+        best_first.filter(is_offered).collect()
+    }
+
     /// The ladder that these answers make.
     fn signals(&self, kvm_built_in: bool) -> Vec<Signal> {
         const TRAMPOLINE: &str =
@@ -279,6 +296,16 @@ impl Tries {
                 )],
             ),
             signal(
+                "SPTEs in the TDP MMU",
+                vec![attempt(
+                    "BPF iterator",
+                    None,
+                    true,
+                    &self.tables,
+                    "a kernel with CONFIG_KALLSYMS_ALL, whose TDP MMU is of a known form",
+                )],
+            ),
+            signal(
                 "vCPU faults",
                 vec![attempt(faults, None, true, &self.faults, TRAMPOLINE)],
             ),
@@ -323,5 +350,79 @@ fn attempt(
         exact,
         refused: outcome.clone().err(),
         advice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tries() -> Tries {
+        Tries {
+            iterator: Ok(()),
+            tables: Ok(()),
+            tracepoints: Ok(()),
+            sampler: Ok(()),
+            pair: Ok(()),
+            inner: Ok(()),
+            tdp: Ok(()),
+            faults: Ok(()),
+            waits: Ok(()),
+            statistics: Ok(()),
+            rmap_function: Ok(()),
+        }
+    }
+
+    fn refused() -> Outcome {
+        Err("EPERM".to_owned())
+    }
+
+    #[test]
+    fn a_rung_is_offered_where_all_that_a_recording_takes_works() {
+        use Rung::{Exact, Sampled};
+        let all = tries();
+        assert_eq!(all.offered(), [Exact, Sampled]);
+        let pair = refused();
+        let no_pair = Tries { pair, ..tries() };
+        assert_eq!(no_pair.offered(), [Sampled]);
+        let sampler = refused();
+        let no_sampler = Tries { sampler, ..tries() };
+        assert_eq!(no_sampler.offered(), [Exact]);
+        let tracepoints = refused();
+        let no_tracepoints = Tries {
+            tracepoints,
+            ..tries()
+        };
+        assert_eq!(no_tracepoints.offered(), [Exact]);
+        let iterator = refused();
+        let no_iterator = Tries {
+            iterator,
+            ..tries()
+        };
+        assert_eq!(no_iterator.offered(), []);
+        // All else is left out of a recording that goes on without it.
+        let least = Tries {
+            tables: refused(),
+            inner: refused(),
+            tdp: refused(),
+            faults: refused(),
+            waits: refused(),
+            statistics: refused(),
+            rmap_function: refused(),
+            ..tries()
+        };
+        assert_eq!(least.offered(), [Exact, Sampled]);
+    }
+
+    #[test]
+    fn a_host_that_cannot_sample_what_it_counts_has_no_rung() {
+        let tries = Tries {
+            pair: refused(),
+            sampler: refused(),
+            ..tries()
+        };
+        let ladder = Ladder::of(&tries, true);
+        assert_eq!(ladder.rung, None);
+        assert!(!ladder.offers(Rung::Sampled) && !ladder.offers(Rung::Exact));
     }
 }

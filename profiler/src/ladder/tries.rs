@@ -13,7 +13,10 @@ pub(crate) type Outcome = Result<(), String>;
 
 /// What the kernel answered to each try.
 pub(super) struct Tries {
+    /// VMs are found and their heads read.
     pub(super) iterator: Outcome,
+    /// The TDP MMU's tables are walked.
+    pub(super) tables: Outcome,
     pub(super) tracepoints: Outcome,
     pub(super) sampler: Outcome,
     pub(super) pair: Outcome,
@@ -31,10 +34,15 @@ impl Tries {
         const PERIOD_NS: u64 = 1_000_000_000;
         let ebpf = &mut kernel.prepare(&Settings::CENSUS)?;
         let tried = |attached: Attached| attached.map(drop);
+        let mut iterator = |name| {
+            let loaded = load_iterator(ebpf, name, &kernel.btf);
+            loaded.map(drop).map_err(|error| error.to_string())
+        };
         Ok(Self {
-            iterator: load_iterator(ebpf, "rs_vms", &kernel.btf)
-                .map(drop)
-                .map_err(|error| error.to_string()),
+            iterator: iterator("rs_vms").and_then(|()| iterator("rs_heads")),
+            tables: kernel
+                .tables_readable()
+                .and_then(|()| iterator("rs_tables")),
             tracepoints: tried(programs::tracepoints(ebpf)),
             sampler: programs::sampler(ebpf, PERIOD_NS).map(drop),
             pair: tried(programs::notifiers(ebpf, kernel)),

@@ -74,7 +74,7 @@ impl Observe {
     pub(crate) fn choose(&self, ladder: &Ladder) -> Result<Rung> {
         let Some(best) = ladder.rung else {
             bail!(
-                "no callback can be observed on this host; `rmapscope doctor` says what is missing"
+                "no profile can be recorded on this host; `rmapscope doctor` says what is missing"
             );
         };
         let rung = self.mechanism.unwrap_or(best);

@@ -312,6 +312,7 @@ mod tests {
         Ladder {
             signals: Vec::new(),
             rung: Some(Rung::Exact),
+            offered: vec![Rung::Exact],
             tdp: inner.clone(),
             inner,
             interference: Interference {
