@@ -6,6 +6,8 @@
 //! copies. Every callback is in exactly one cell, or counted in
 //! [`Totals::cells_full`].
 
+use crate::symbols::tag;
+
 /// Which MMU notifier was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -28,6 +30,22 @@ impl Kind {
         Self::TestYoung,
         Self::ClearUnknown,
     ];
+
+    /// The kind of a callback whose hook tells looking from clearing, `looks`, and whose
+    /// kernel stack says which clearing, `tags`: bits of [`tag`], none where it was not
+    /// readable.
+    #[inline(always)]
+    pub const fn of_family(looks: bool, tags: u64) -> Self {
+        if looks {
+            Self::TestYoung
+        } else if tags & tag::CLEAR_YOUNG != 0 {
+            Self::ClearYoung
+        } else if tags & tag::CLEAR_FLUSH_YOUNG != 0 {
+            Self::ClearFlushYoung
+        } else {
+            Self::ClearUnknown
+        }
+    }
 
     /// The kind with this number.
     pub fn from_u8(number: u8) -> Option<Self> {
@@ -339,6 +357,18 @@ mod tests {
         }
         assert_eq!(Kind::from_u8(4), None);
         assert_eq!(Caller::from_u8(11), None);
+    }
+
+    #[test]
+    fn what_only_looks_is_test_young_whatever_its_stack_says() {
+        assert_eq!(Kind::of_family(true, 0), Kind::TestYoung);
+        assert_eq!(Kind::of_family(true, tag::TEST_YOUNG), Kind::TestYoung);
+        assert_eq!(Kind::of_family(false, 0), Kind::ClearUnknown);
+        assert_eq!(Kind::of_family(false, tag::CLEAR_YOUNG), Kind::ClearYoung);
+        assert_eq!(
+            Kind::of_family(false, tag::CLEAR_FLUSH_YOUNG | tag::DAMON),
+            Kind::ClearFlushYoung
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Kind and caller class of a callback, from its kernel stack.
+//! What the kernel stack of a callback means: its caller class, and which kind of clearing
+//! it is.
 //!
 //! Reading a stack costs ten times the callback itself, so the meaning of a
 //! task's stack is remembered per CPU and family of callbacks. It is read again
@@ -16,7 +17,7 @@ use aya_ebpf::{
     programs::tracing::StackIdContext,
 };
 use profiler_common::{
-    aging::{Caller, Kind, Totals},
+    aging::{Caller, Totals},
     symbols::{MAX_RANGES, SEARCH_STEPS, STACK_DEPTH, TextRange, tag},
 };
 
@@ -148,20 +149,6 @@ pub(crate) fn stack_tags<C: EbpfContext>(context: &C, reader: Reader, until: u64
         tag & until != 0
     });
     Some(tags)
-}
-
-/// The kind that a meaning says.
-#[inline(always)]
-pub(crate) fn kind(meaning: u64) -> Kind {
-    if meaning & tag::TEST_YOUNG != 0 {
-        Kind::TestYoung
-    } else if meaning & tag::CLEAR_YOUNG != 0 {
-        Kind::ClearYoung
-    } else if meaning & tag::CLEAR_FLUSH_YOUNG != 0 {
-        Kind::ClearFlushYoung
-    } else {
-        Kind::ClearUnknown
-    }
 }
 
 /// The caller class that a meaning says. The order matters: DAMON, collapse and

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use profiler_common::{
-    aging::{CellKey, NO_VM, Totals, length, length_code, place},
+    aging::{CellKey, Kind, NO_VM, Totals, length, length_code, place},
     census::LEVELS,
     event::{Event, YOUNG_UNKNOWN},
     intervals::{
@@ -207,7 +207,7 @@ fn began<C: StackIdContext>(context: &C, start: u64, end: u64, family: u32) -> O
     let key = CellKey {
         vm,
         length,
-        kind: caller::kind(meaning) as u8,
+        kind: Kind::of_family(family == TESTING, meaning) as u8,
         caller: caller::caller(meaning) as u8,
         several_pages: u8::from(pages > 1),
         zero: 0,
