@@ -140,7 +140,7 @@ pub mod length {
     pub const LONGER: u16 = 256;
     /// The memslots changed since they were last read; the lookup was not trusted.
     pub const STALE: u16 = 257;
-    /// The head or its descriptor could not be read, or made no sense.
+    /// Heads or descriptors could not be read, made no sense, or were too many.
     pub const UNREADABLE: u16 = 258;
     /// The VM has no rmap here: all of it is in the TDP MMU.
     pub const NO_RMAP: u16 = 259;

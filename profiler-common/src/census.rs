@@ -19,9 +19,19 @@ pub const LEVELS: usize = 3;
 pub const DESCRIPTOR_ENTRIES: usize = 14;
 /// Heads read at once.
 pub const BLOCK_HEADS: usize = 64;
-/// A chunk ends with the block in which it has taken this long, nanoseconds: half of what
-/// a CPU may be held, for the block and for what interrupts it.
+/// A chunk ends once it has taken this long, nanoseconds: half of what a CPU may be held,
+/// for the head that it is at and for what interrupts it.
 pub const CHUNK_LIMIT_NS: u64 = 1_000_000;
+/// Descriptors between two looks at the clock: with their SPTEs a few microseconds' work.
+const CLOCK_EVERY: u64 = 16;
+
+/// Whether the clock is due after the head that took the descriptors read from `before`
+/// to `after`.
+#[inline(always)]
+pub const fn is_clock_due(before: u64, after: u64) -> bool {
+    before / CLOCK_EVERY != after / CLOCK_EVERY
+}
+
 /// Exact chain lengths `0..LENGTH_CELLS - 1`; the last cell holds longer ones.
 pub const LENGTH_CELLS: usize = 1026;
 
@@ -176,3 +186,27 @@ const _: () = assert!(size_of::<Vm>() == 64);
 const _: () = assert!(size_of::<Slot>() == 64);
 const _: () = assert!(size_of::<Enumeration>() == 40);
 const _: () = assert!(size_of::<ScanRequest>() == 48);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_looked_at_within_as_many_descriptors_whatever_the_chains() {
+        for descriptors_each in 1..100 {
+            let (mut seen, mut looked) = (0, 0);
+            for _ in 0..BLOCK_HEADS {
+                let before = seen;
+                seen += descriptors_each;
+                if is_clock_due(before, seen) {
+                    looked = seen;
+                }
+                assert!(
+                    seen - looked < CLOCK_EVERY,
+                    "{descriptors_each} a head: {} without a look",
+                    seen - looked
+                );
+            }
+        }
+    }
+}

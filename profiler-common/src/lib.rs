@@ -15,6 +15,7 @@ pub mod aging;
 pub mod census;
 pub mod event;
 pub mod exact;
+pub mod head;
 pub mod histogram;
 pub mod interference;
 pub mod intervals;

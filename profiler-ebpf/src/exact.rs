@@ -28,7 +28,8 @@ use profiler_common::{
     aging::{CellKey, Kind, NO_VM, Totals},
     census::LEVELS,
     event::Event,
-    exact::{HistogramKey, Walk, heads, span},
+    exact::{HistogramKey, Walk, descriptors_left, heads, span},
+    head,
     histogram::Histogram,
 };
 
@@ -63,6 +64,8 @@ struct Start {
     kvm: u64,
     /// SPTEs of the heads about to be walked.
     sptes: u64,
+    /// Descriptors that were read for it.
+    descriptors: u64,
     /// 1 if a head was locked.
     locked: u64,
     /// Bits of [`heads`].
@@ -118,6 +121,7 @@ fn enter() -> Option<()> {
         (&raw mut (*fields).inner_ns).write_volatile(0);
         (&raw mut (*fields).kvm).write_volatile(0);
         (&raw mut (*fields).sptes).write_volatile(0);
+        (&raw mut (*fields).descriptors).write_volatile(0);
         (&raw mut (*fields).locked).write_volatile(0);
         (&raw mut (*fields).heads).write_volatile(0);
         (&raw mut (*fields).tdp_since_ns).write_volatile(0);
@@ -133,7 +137,7 @@ fn enter() -> Option<()> {
     Some(())
 }
 
-/// Adds the heads of one gfn range at one level.
+/// Adds the heads of one gfn range at one level, as far as descriptors may be read for it.
 #[inline(always)]
 fn add_level(
     start: &mut Start,
@@ -156,12 +160,24 @@ fn add_level(
             return true;
         };
         start.heads |= heads::READ;
-        start.locked |= u64::from(chain::is_locked(head));
-        match chain::decode(head, reader) {
+        start.locked |= u64::from(head::is_locked(head));
+        let left = descriptors_left(start.descriptors);
+        match chain::decode(head, reader, left) {
             Chain::Empty => {}
             Chain::One(_) => start.sptes += 1,
-            Chain::Many { length, .. } => start.sptes += u64::from(length),
-            Chain::Fault | Chain::Torn => start.heads |= heads::UNREADABLE,
+            Chain::Many {
+                length,
+                descriptors,
+                ..
+            } if left > 0 => {
+                start.sptes += u64::from(length);
+                start.descriptors += chain::read_for(descriptors);
+            }
+            // What is not whole has no length: the rest need not be read.
+            Chain::Many { .. } | Chain::Fault | Chain::Torn => {
+                start.heads |= heads::UNREADABLE;
+                return true;
+            }
         }
         false
     });
@@ -180,6 +196,9 @@ fn inner(kvm: u64, range: u64, reader: chain::Reader) -> Option<()> {
         interference::note_aging(number_of(kvm));
     }
     start.leave_tdp(now);
+    if start.heads & heads::UNREADABLE != 0 {
+        return Some(());
+    }
     if add_range(start, range, reader).is_none() {
         start.heads |= heads::UNREADABLE;
     }
@@ -200,7 +219,7 @@ fn add_range(start: &mut Start, range: u64, reader: chain::Reader) -> Option<()>
     let mut level = 0;
     while level < LEVELS as u64 {
         let array = read::<u64>(arrays + level * 8)?;
-        if array != 0 {
+        if array != 0 && start.heads & heads::UNREADABLE == 0 {
             add_level(start, array, (base, first, end), 9 * level, reader);
         }
         level += 1;

@@ -9,7 +9,9 @@
 use aya_ebpf::{Global, macros::map, maps::Array};
 use profiler_common::census::{
     BLOCK_HEADS, CHUNK_LIMIT_NS, DESCRIPTOR_ENTRIES, LENGTH_CELLS, LEVELS, ScanRequest, ScanResult,
+    is_clock_due,
 };
+use profiler_common::head;
 
 use crate::{
     chain::{self, Chain},
@@ -78,8 +80,8 @@ unsafe fn read_chain(result: *mut ScanResult, address: u64, descriptors: u32) {
 unsafe fn count_head(result: *mut ScanResult, head: u64, read_sptes: bool) {
     // SAFETY: `result` is a live map value.
     unsafe {
-        (*result).locked += u64::from(chain::is_locked(head));
-        let length = match chain::decode(head, chain::Reader::Census) {
+        (*result).locked += u64::from(head::is_locked(head));
+        let length = match chain::decode(head, chain::Reader::Census, head::MAX_DESCRIPTORS) {
             Chain::Empty => 0,
             Chain::One(spte) => {
                 if read_sptes {
@@ -129,8 +131,8 @@ unsafe fn count_heads(
 ) {
     let blocks = heads.div_ceil(BLOCK_HEADS as u64);
     repeat(blocks as u32, |block| {
-        let done = block * BLOCK_HEADS as u64;
-        let left = heads - done;
+        let before = block * BLOCK_HEADS as u64;
+        let left = heads - before;
         let now = if left > BLOCK_HEADS as u64 {
             BLOCK_HEADS as u64
         } else {
@@ -138,23 +140,27 @@ unsafe fn count_heads(
         };
         // SAFETY: `result` is a live map value with room for a block.
         unsafe {
-            (*result).passed += now;
             let words = (&raw mut (*result).block).cast::<u64>();
-            if !read_into(words, (now * 8) as u32, first + done * 8) {
+            if !read_into(words, (now * 8) as u32, first + before * 8) {
+                (*result).passed += now;
                 (*result).faults += now;
                 return now_ns() > until_ns;
             }
+            let mut done = 0;
             repeat(BLOCK_HEADS as u32, |head| {
                 if head >= now || head >= BLOCK_HEADS as u64 {
                     return true;
                 }
+                let descriptors = (*result).descriptors;
                 count_head(result, words.add(head as usize).read(), read_sptes);
-                false
+                done = head + 1;
+                // Chains may be longer than those that the chunk's size was chosen by.
+                is_clock_due(descriptors, (*result).descriptors) && now_ns() > until_ns
             });
-            (*result).heads += now;
+            (*result).passed += done;
+            (*result).heads += done;
+            done < now || now_ns() > until_ns
         }
-        // Chains may be longer than those that the chunk's size was chosen by.
-        now_ns() > until_ns
     });
 }
 

@@ -18,6 +18,8 @@ use profiler_common::{
     aging::{CellKey, Kind, NO_VM, Totals, length, length_code, place},
     census::LEVELS,
     event::{Event, YOUNG_UNKNOWN},
+    exact::descriptors_left,
+    head,
     intervals::{
         AMBIGUOUS, Heads, Interval, MAX_INTERVALS, SEARCH_STEPS, SLOTS_PER_INTERVAL, Table,
     },
@@ -121,8 +123,8 @@ fn add_head(
         seen.has_rmap = true;
         let index = (gfn >> shift) - (heads.base_gfn >> shift);
         let head = read::<u64>(array + index * 8).ok_or(length::UNREADABLE)?;
-        seen.locked |= chain::is_locked(head);
-        match chain::decode(head, reader) {
+        seen.locked |= head::is_locked(head);
+        match chain::decode(head, reader, descriptors_left(0)) {
             Chain::Empty => continue,
             Chain::One(_) => seen.sptes += 1,
             Chain::Many { length, .. } => seen.sptes += length,

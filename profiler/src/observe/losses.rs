@@ -48,7 +48,7 @@ impl Unfiled {
             ),
             (
                 "chain length",
-                "a head or descriptor could not be read, or made no sense",
+                "heads or descriptors could not be read, made no sense, or were too many",
                 self.unreadable,
             ),
             (

@@ -100,8 +100,8 @@ pub enum ChainLen {
     /// The memslots changed since they were last read; the lookup was not
     /// trusted.
     Stale,
-    /// The head or its descriptor could not be read, or made no sense, or the host lets
-    /// none be looked at.
+    /// Heads or descriptors could not be read, made no sense, or were too many, or the host
+    /// lets none be looked at.
     Unreadable,
     /// The VM has no rmap here: all of it is in the TDP MMU.
     NoRmap,
