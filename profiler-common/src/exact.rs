@@ -54,6 +54,30 @@ impl Walk {
     }
 }
 
+/// Whose `struct kvm` or `mmu_lock` an address is.
+///
+/// An address outlives its VM: until user space looks for VMs again, another may be there.
+/// So what KVM remembers of a VM's creation is kept with its number, and compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct VmAt {
+    /// Number of the VM in this recording.
+    pub number: u32,
+    /// `userspace_pid` of its `struct kvm`: the thread that created it.
+    pub userspace_pid: u32,
+}
+
+impl VmAt {
+    /// The VM's number if the `struct kvm` there is still its own, or [`NO_VM`].
+    #[inline(always)]
+    pub const fn number_if(&self, userspace_pid: Option<u32>) -> u16 {
+        match userspace_pid {
+            Some(pid) if pid == self.userspace_pid => self.number as u16,
+            _ => NO_VM,
+        }
+    }
+}
+
 /// Which time a histogram holds.
 pub mod span {
     /// From the notifier's entry to its exit.
@@ -77,6 +101,7 @@ pub struct HistogramKey {
 }
 
 const _: () = assert!(size_of::<HistogramKey>() == 16);
+const _: () = assert!(size_of::<VmAt>() == 8);
 
 #[cfg(test)]
 mod tests {
@@ -92,6 +117,17 @@ mod tests {
         assert_eq!(walk.length(NO_VM), length::OUTSIDE);
         assert_eq!(Walk::default().length(0), length::UNSEEN);
         assert_eq!(Walk::default().length(NO_VM), length::OUTSIDE);
+    }
+
+    #[test]
+    fn a_vm_at_the_address_of_one_that_ended_is_not_taken_for_it() {
+        let ended = VmAt {
+            number: 3,
+            userspace_pid: 4711,
+        };
+        assert_eq!(ended.number_if(Some(4711)), 3);
+        assert_eq!(ended.number_if(Some(4712)), NO_VM);
+        assert_eq!(ended.number_if(None), NO_VM, "it cannot be read");
     }
 
     #[test]

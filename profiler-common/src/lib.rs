@@ -48,6 +48,7 @@ mod pod {
         census::ScanResult,
         event::Event,
         exact::HistogramKey,
+        exact::VmAt,
         histogram::Histogram,
         interference::InterferenceKey,
         intervals::Interval,

@@ -28,7 +28,7 @@ use profiler_common::{
     aging::{CellKey, Kind, NO_VM, Totals},
     census::LEVELS,
     event::Event,
-    exact::{HistogramKey, Walk, descriptors_left, heads, span},
+    exact::{HistogramKey, VmAt, Walk, descriptors_left, heads, span},
     head,
     histogram::Histogram,
 };
@@ -39,8 +39,8 @@ use crate::{
     chain::{self, Chain},
     interference,
     kernel::{
-        RANGE_END, RANGE_SLOT, RANGE_START, SLOT_BASE_GFN, SLOT_RMAP, now_ns, offset, read,
-        read_member, repeat,
+        KVM_USERSPACE_PID, RANGE_END, RANGE_SLOT, RANGE_START, SLOT_BASE_GFN, SLOT_RMAP, now_ns,
+        offset, read, read_member, repeat,
     },
     latency,
 };
@@ -60,8 +60,8 @@ struct Start {
     entered_ns: u64,
     /// 0 until the first inner entry.
     inner_ns: u64,
-    /// `struct kvm` of the first inner entry.
-    kvm: u64,
+    /// Number of the VM of the first inner entry.
+    vm: u64,
     /// SPTEs of the heads about to be walked.
     sptes: u64,
     /// Descriptors that were read for it.
@@ -92,9 +92,12 @@ const MAX_HEADS: u64 = 512;
 
 #[map]
 static STARTS: HashMap<u64, Start> = HashMap::with_max_entries(16_384, 0);
-/// Numbers of the profiled VMs by the addresses of their `struct kvm` and `mm_struct`.
+/// The profiled VMs by the addresses of their `struct kvm`.
 #[map]
-static VM_NUMBERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+static VM_NUMBERS: HashMap<u64, VmAt> = HashMap::with_max_entries(1024, 0);
+/// Numbers of the profiled VMs by the addresses of their `mm_struct`.
+#[map]
+static MM_NUMBERS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 /// Allocated as keys turn up: most hosts see a handful, and every one takes
 /// 4 KB per CPU.
 #[map]
@@ -119,7 +122,7 @@ fn enter() -> Option<()> {
     // SAFETY: `fields` points to `start`, and every field is written before it is used.
     unsafe {
         (&raw mut (*fields).inner_ns).write_volatile(0);
-        (&raw mut (*fields).kvm).write_volatile(0);
+        (&raw mut (*fields).vm).write_volatile(u64::from(NO_VM));
         (&raw mut (*fields).sptes).write_volatile(0);
         (&raw mut (*fields).descriptors).write_volatile(0);
         (&raw mut (*fields).locked).write_volatile(0);
@@ -191,9 +194,10 @@ fn inner(kvm: u64, range: u64, reader: chain::Reader) -> Option<()> {
     // SAFETY: a live map value that only this task uses.
     let start = unsafe { &mut *start };
     if start.inner_ns == 0 {
+        let vm = number_of(kvm);
         start.inner_ns = now;
-        start.kvm = kvm;
-        interference::note_aging(number_of(kvm));
+        start.vm = u64::from(vm);
+        interference::note_aging(vm);
     }
     start.leave_tdp(now);
     if start.heads & heads::UNREADABLE != 0 {
@@ -245,10 +249,20 @@ fn tdp() -> Option<()> {
     Some(())
 }
 
-/// The number of the VM with this `struct kvm` or `mm_struct`, or [`NO_VM`].
+/// The number of the VM with this `struct kvm`, or [`NO_VM`].
 #[inline(always)]
-pub(crate) fn number_of(address: u64) -> u16 {
-    match VM_NUMBERS.get_ptr(address) {
+pub(crate) fn number_of(kvm: u64) -> u16 {
+    match VM_NUMBERS.get_ptr(kvm) {
+        // SAFETY: a live map value.
+        Some(known) => unsafe { (*known).number_if(read_member(kvm, &KVM_USERSPACE_PID)) },
+        None => NO_VM,
+    }
+}
+
+/// The number of the VM with this `mm_struct`, or [`NO_VM`].
+#[inline(always)]
+fn number_of_mm(mm: u64) -> u16 {
+    match MM_NUMBERS.get_ptr(mm) {
         // SAFETY: a live map value.
         Some(number) => unsafe { *number as u16 },
         None => NO_VM,
@@ -297,12 +311,11 @@ fn leave(context: &FExitContext, kind: Kind, first: u64, end: u64) -> Option<()>
     let returned = context.ret::<u64>().unwrap_or(0);
     let young = returned & RETURN_MASK.load() != 0;
     let meaning = caller::meaning(context, totals, kind as u32, task);
-    let known = if start.kvm == 0 {
-        context.arg(0)
+    let vm = if start.inner_ns == 0 {
+        number_of_mm(context.arg(0))
     } else {
-        start.kvm
+        start.vm as u16
     };
-    let vm = number_of(known);
     interference::note_aging(vm);
     let key = CellKey {
         vm,

@@ -17,6 +17,7 @@ use aya_ebpf::{
 };
 use profiler_common::{
     aging::NO_VM,
+    exact::VmAt,
     histogram::Histogram,
     interference::{AGING_TICKS, InterferenceKey, What},
     symbols::tag,
@@ -26,7 +27,7 @@ use crate::{
     callback::TOTALS,
     caller::{self, Reader},
     exact,
-    kernel::{VCPU_KVM, now_ns, read_member},
+    kernel::{KVM_MMU_LOCK, KVM_USERSPACE_PID, VCPU_KVM, now_ns, offset, read_member},
     latency,
 };
 
@@ -37,9 +38,9 @@ static INTERFERENCE: Global<u32> = Global::new(0);
 /// The tick of the last callback on each VM, by its number.
 #[map]
 static AGED: Array<u64> = Array::with_max_entries(1 << 16, 0);
-/// Numbers of the recorded VMs by the address of their `mmu_lock`.
+/// The recorded VMs by the address of their `mmu_lock`.
 #[map]
-static MMU_LOCKS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+static MMU_LOCKS: HashMap<u64, VmAt> = HashMap::with_max_entries(1024, 0);
 #[map]
 static SPENT: PerCpuHashMap<InterferenceKey, Histogram> =
     PerCpuHashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
@@ -192,8 +193,11 @@ fn wait_begins(context: &RawTracePointContext) -> Option<()> {
     let totals = unsafe { &mut *TOTALS.get_ptr_mut(0)? };
     totals.wait_runs += 1;
     // Every contended lock of the host comes by here: most are nobody's `mmu_lock`.
+    let lock: u64 = context.arg(0);
+    let known = MMU_LOCKS.get_ptr(lock)?;
+    let pid = read_member(lock - offset(&KVM_MMU_LOCK), &KVM_USERSPACE_PID);
     // SAFETY: a live map value.
-    let vm = unsafe { *MMU_LOCKS.get_ptr(context.arg::<u64>(0))? };
+    let vm = u32::from(unsafe { (*known).number_if(pid) });
     let at_ns = now_ns();
     let what = match caller::stack_tags(context, Reader::LOCK, tag::FAULT | tag::NOTIFIERS) {
         Some(tags) if tags.all & tag::FAULT != 0 => What::FaultWait,

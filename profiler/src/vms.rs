@@ -72,7 +72,10 @@ impl Found {
     }
 
     fn is_same_vm(&self, other: &Self) -> bool {
-        let identity = |found: &Self| (found.vm.kvm, found.vm.mm, found.vm.tgid);
+        let identity = |found: &Self| {
+            let vm = &found.vm;
+            (vm.kvm, vm.mm, vm.tgid, vm.userspace_pid)
+        };
         identity(self) == identity(other)
     }
 

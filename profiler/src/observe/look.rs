@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use aya::maps::MapError;
+use profiler_common::exact::VmAt;
 
 use super::Session;
 use crate::{
@@ -139,16 +140,20 @@ impl Session<'_> {
         let lock_offset = u64::from(lock_offset.unwrap_or_default());
         for (_, vm) in &changes.gone {
             object::ignore_missing(self.vm_numbers.remove(&vm.kvm))?;
-            object::ignore_missing(self.vm_numbers.remove(&vm.mm))?;
+            object::ignore_missing(self.mm_numbers.remove(&vm.mm))?;
             object::ignore_missing(self.mmu_locks.remove(&(vm.kvm + lock_offset)))?;
         }
         self.has_gone |= !changes.gone.is_empty();
         // All of them: one that is gone may have had the address space of one that is not.
         for vm in self.registry.alive() {
-            let (kvm, number) = (vm.found.vm.kvm, u32::from(vm.number));
-            self.vm_numbers.insert(kvm, number, 0)?;
-            self.vm_numbers.insert(vm.found.vm.mm, number, 0)?;
-            self.mmu_locks.insert(kvm + lock_offset, number, 0)?;
+            let (number, vm) = (u32::from(vm.number), &vm.found.vm);
+            let known = VmAt {
+                number,
+                userspace_pid: vm.userspace_pid,
+            };
+            self.vm_numbers.insert(vm.kvm, known, 0)?;
+            self.mm_numbers.insert(vm.mm, number, 0)?;
+            self.mmu_locks.insert(vm.kvm + lock_offset, known, 0)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use aya::{
 use profiler_common::{
     aging::{NO_VM, Totals},
     event::Event,
+    exact::VmAt,
 };
 use report::{host, schema::CensusRecord};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -85,8 +86,9 @@ pub(crate) struct Session<'a> {
     pub(super) finder: Finder,
     /// VMs that are not recorded but have addresses.
     pub(super) foreign: Vec<Found>,
-    pub(super) vm_numbers: HashMap<MapData, u64, u32>,
-    pub(super) mmu_locks: HashMap<MapData, u64, u32>,
+    pub(super) vm_numbers: HashMap<MapData, u64, VmAt>,
+    pub(super) mm_numbers: HashMap<MapData, u64, u32>,
+    pub(super) mmu_locks: HashMap<MapData, u64, VmAt>,
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
@@ -170,6 +172,7 @@ impl<'a> Session<'a> {
             finder,
             foreign: Vec::new(),
             vm_numbers: object::take(&mut ebpf, "VM_NUMBERS")?,
+            mm_numbers: object::take(&mut ebpf, "MM_NUMBERS")?,
             mmu_locks: object::take(&mut ebpf, "MMU_LOCKS")?,
             ring: ring.map_err(|error| error.into_parts().1)?,
             ebpf,

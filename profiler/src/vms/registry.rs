@@ -246,6 +246,21 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_that_another_thread_of_its_process_made_is_another() {
+        let mut registry = Registry::default();
+        let made_by = |thread| {
+            let mut vm = found(1, &[10]);
+            vm.vm.userspace_pid = thread;
+            inventory(&[vm], 0)
+        };
+        registry.update(made_by(7), 0.0);
+        assert!(!registry.update(made_by(7), 1.0).any());
+        let changes = registry.update(made_by(8), 2.0);
+        let [gone, found] = [&changes.gone, &changes.found].map(|of| numbers(of));
+        assert_eq!((gone, found), (vec![0], vec![1]));
+    }
+
+    #[test]
     fn of_a_vm_that_is_gone_no_memslots_are_kept_and_it_is_told_once() {
         let mut registry = Registry::default();
         registry.update(inventory(&[found(1, &[10, 20])], 0), 0.0);
