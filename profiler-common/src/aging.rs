@@ -219,7 +219,7 @@ pub struct Cell {
     pub total_ns: u64,
     /// Time from entry to the first inner entry (exact rung).
     pub wait_ns: u64,
-    /// Longest callback (exact rung).
+    /// Longest callback (exact rung); of a difference 0 where it came before.
     pub max_ns: u64,
     /// Callbacks with a `wait_ns` (exact rung).
     pub waits: u64,
@@ -322,12 +322,15 @@ impl Cell {
         self.max_ns = self.max_ns.max(other.max_ns);
     }
 
-    /// What was counted since `earlier`. The longest callback is that of all
-    /// time: a maximum has no difference.
+    /// What was counted since `earlier`. The longest callback is only known
+    /// if it is longer than all before.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut delta = *self;
         for (now, before) in delta.samples.iter_mut().zip(&earlier.samples) {
             *now = now.saturating_sub(*before);
+        }
+        if self.max_ns <= earlier.max_ns {
+            delta.max_ns = 0;
         }
         delta.callbacks = self.callbacks.saturating_sub(earlier.callbacks);
         delta.pages = self.pages.saturating_sub(earlier.pages);
@@ -389,6 +392,9 @@ mod tests {
         };
         let mut later = cell;
         later.add(&cell);
-        assert_eq!(later.since(&cell), cell);
+        let (since, unknown) = (later.since(&cell), Cell { max_ns: 0, ..cell });
+        assert_eq!(since, unknown, "no callback was longer than those before");
+        later.max_ns = 10;
+        assert_eq!(later.since(&cell), Cell { max_ns: 10, ..cell });
     }
 }

@@ -14,10 +14,13 @@ use aya::{
 use profiler_common::{
     aging::{Cell, CellKey, Totals},
     exact::HistogramKey,
-    histogram::Histogram,
+    histogram::{Histogram, bucket, middle_ns},
     interference::InterferenceKey,
 };
-use report::schema::{CallerClass, StackRecord};
+use report::{
+    latency::Latency,
+    schema::{CallerClass, StackRecord},
+};
 
 use crate::{kernel::Symbols, object};
 
@@ -170,6 +173,25 @@ impl Counters {
     }
 }
 
+/// A histogram of the kernel side as result files have them: values in the middle of their
+/// buckets, but for the longest, `longest_ns`, where that is known (not 0) and was counted.
+pub(crate) fn distribution(histogram: &Histogram, longest_ns: u64) -> Latency {
+    let mut latency = Latency::default();
+    let last = histogram.buckets.iter().rposition(|count| *count > 0);
+    let is_counted = longest_ns > 0 && last == Some(bucket(longest_ns));
+    for (bucket, count) in histogram.buckets.iter().enumerate() {
+        let mut count = *count;
+        if is_counted && last == Some(bucket) {
+            latency.record_ns(longest_ns);
+            count -= 1;
+        }
+        if count > 0 {
+            latency.record_many_ns(middle_ns(bucket), count);
+        }
+    }
+    latency
+}
+
 /// Histograms by their keys.
 type Histograms<K> = BTreeMap<K, Box<Histogram>>;
 
@@ -264,6 +286,26 @@ mod tests {
         assert_eq!(sum.histograms[key].buckets, late.histograms[key].buckets);
         let nothing = late.since(&late);
         assert!(nothing.cells.is_empty() && nothing.histograms.is_empty());
+    }
+
+    #[test]
+    fn the_longest_value_is_itself_and_not_the_middle_of_its_bucket() {
+        let mut histogram = Histogram::EMPTY;
+        histogram.buckets[bucket(1000)] = 3;
+        histogram.buckets[bucket(100_000)] = 1;
+        let summary = |longest| distribution(&histogram, longest).summary();
+        let middle = middle_ns(bucket(100_000));
+        let near = |ns: u64, wanted: u64| ns.abs_diff(wanted) * 1000 <= wanted;
+        assert!(near(summary(0).max_ns, middle), "not known");
+        assert!(
+            near(summary(98_500).max_ns, 98_500),
+            "{:?}",
+            summary(98_500)
+        );
+        assert_eq!(summary(98_500).count, 4);
+        // Counters are read while callbacks come: one may be in the cell and not here yet.
+        assert!(near(summary(1_000_000).max_ns, middle), "not counted");
+        assert_eq!(distribution(&Histogram::EMPTY, 5).count(), 0);
     }
 
     #[test]

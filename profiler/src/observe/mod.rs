@@ -36,7 +36,7 @@ mod turns;
 
 pub(crate) use begin::{Ground, Look};
 pub(crate) use ceiling::{Above, Lowered};
-pub(crate) use counts::Counts;
+pub(crate) use counts::{Counts, distribution};
 pub(crate) use ended::{Ended, Signals, signal_name};
 pub(crate) use look::FindProblems;
 pub(crate) use losses::Loss;

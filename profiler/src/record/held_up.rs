@@ -10,10 +10,10 @@ use report::{
     schema::{HeldUp, InterferenceRecord},
 };
 
-use super::{output::distribution, recorder::Recorder};
+use super::recorder::Recorder;
 use crate::{
     ladder::{Interference, Ladder},
-    observe::{Counts, Stretch},
+    observe::{Counts, Stretch, distribution},
 };
 
 impl Recorder<'_> {
@@ -86,7 +86,7 @@ fn record(
 }
 
 fn latency(histogram: Option<&Histogram>) -> Latency {
-    histogram.map_or_else(Latency::default, distribution)
+    histogram.map_or_else(Latency::default, |histogram| distribution(histogram, 0))
 }
 
 #[cfg(test)]

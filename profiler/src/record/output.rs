@@ -6,7 +6,7 @@ use profiler_common::{
     aging::{self, Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, length, place},
     event::Event,
     exact::{HistogramKey, span},
-    histogram::{Histogram, middle_ns},
+    histogram::Histogram,
 };
 use report::{
     Observed, ResultWriter, WriteError,
@@ -22,7 +22,7 @@ use super::{outcome, recorder::Recorder};
 use crate::{
     census_command::vm_record,
     ladder::{Ladder, Rung},
-    observe::{Ended, Stretch, own_cost, period_ns},
+    observe::{Ended, Stretch, distribution, own_cost, period_ns},
 };
 
 /// A recording that ended, as records.
@@ -190,7 +190,12 @@ fn callbacks(
     let exact = rung == Rung::Exact;
     let timed = |which, probed: &Result<(), String>| match probed {
         _ if !exact => Observed::missing(NOT_TIMED),
-        Ok(()) => latency(&stretch.counts.histograms, key, which),
+        Ok(()) => latency(
+            &stretch.counts.histograms,
+            key,
+            which,
+            longest_ns(cell, which),
+        ),
         Err(reason) => Observed::missing(reason.clone()),
     };
     Some(CallbackRecord {
@@ -233,11 +238,20 @@ fn samples(cell: &Cell, rate_hz: u32) -> Samples {
     }
 }
 
+/// The longest of a cell's values of one span; 0 where it is not known.
+fn longest_ns(cell: &Cell, which: u8) -> u64 {
+    match which {
+        span::TOTAL => cell.max_ns,
+        _ => 0,
+    }
+}
+
 /// The distribution of one span of a cell's callbacks.
 fn latency(
     histograms: &BTreeMap<HistogramKey, Box<Histogram>>,
     key: &CellKey,
     which: u8,
+    longest_ns: u64,
 ) -> Observed<Latency> {
     let key = HistogramKey {
         cell: *key,
@@ -247,18 +261,7 @@ fn latency(
     let Some(histogram) = histograms.get(&key) else {
         return Observed::missing("no callback was timed");
     };
-    Observed::Value(distribution(histogram))
-}
-
-/// A histogram of the kernel side as result files have them.
-pub(super) fn distribution(histogram: &Histogram) -> Latency {
-    let mut latency = Latency::default();
-    for (bucket, count) in histogram.buckets.iter().enumerate() {
-        if *count > 0 {
-            latency.record_many_ns(middle_ns(bucket), *count);
-        }
-    }
-    latency
+    Observed::Value(distribution(histogram, longest_ns))
 }
 
 fn chain_len(code: u16) -> ChainLen {
@@ -322,7 +325,7 @@ mod tests {
         }
     }
 
-    /// The record of one callback that took 1000 ns and saw nothing of its walk.
+    /// The record of one callback that took 1001 ns and saw nothing of its walk.
     fn recorded(rung: Rung, length: u16, ladder: &Ladder) -> CallbackRecord {
         let key = CellKey {
             length,
@@ -331,11 +334,12 @@ mod tests {
         let cell = Cell {
             callbacks: 1,
             pages: 1,
-            total_ns: 1000,
+            total_ns: 1001,
+            max_ns: 1001,
             ..Cell::default()
         };
         let mut histogram = Box::new(Histogram::EMPTY);
-        histogram.buckets[bucket(1000)] = 1;
+        histogram.buckets[bucket(1001)] = 1;
         let mut stretch = Stretch::default();
         let timed = HistogramKey {
             cell: key,
@@ -353,7 +357,8 @@ mod tests {
         assert_eq!(exact.wait, Observed::missing(REFUSED));
         assert_eq!(exact.tdp, Observed::missing(REFUSED));
         assert_eq!(exact.chain_len, ChainLen::Unreadable);
-        assert_eq!(exact.latency.value().expect("timed").count(), 1);
+        let latency = exact.latency.value().expect("timed").summary();
+        assert_eq!((latency.count, latency.max_ns), (1, 1001));
         // The sampled rung reads heads at its own tracepoints.
         let sampled = recorded(Rung::Sampled, 1, &ladder);
         assert_eq!(sampled.locked, Observed::Value(0));

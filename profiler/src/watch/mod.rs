@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use profiler_common::{
     aging::{Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, place},
     exact::span,
-    histogram::{Histogram, middle_ns},
+    histogram::Histogram,
 };
 use report::{
     latency::Latency,
@@ -19,7 +19,7 @@ use report::{
 
 use crate::{
     ladder::Rung,
-    observe::{Stretch, period_ns},
+    observe::{Stretch, distribution, period_ns},
 };
 
 /// Callbacks of one kind on one VM.
@@ -40,6 +40,8 @@ pub(crate) struct Figures {
     pub(crate) one_spte: u64,
     /// Every callback's time (exact rung).
     pub(crate) histogram: Option<Box<Histogram>>,
+    /// The longest of them; 0 where it is not known.
+    pub(crate) longest_ns: u64,
     pub(crate) callers: BTreeMap<Caller, u64>,
     /// Samples by the time each stands for (sampled rung).
     pub(crate) sampled: BTreeMap<u64, AtRate>,
@@ -73,6 +75,7 @@ impl Figures {
         match rung {
             Rung::Exact => {
                 self.busy_ns += cell.total_ns;
+                self.longest_ns = self.longest_ns.max(cell.max_ns);
                 *self.young.get_or_insert(0) += cell.young;
                 if cell.waits > 0 {
                     *self.wait_ns.get_or_insert(0) += cell.wait_ns;
@@ -127,6 +130,7 @@ impl Figures {
         }
         self.with_chain += other.with_chain;
         self.one_spte += other.one_spte;
+        self.longest_ns = self.longest_ns.max(other.longest_ns);
         if let Some(histogram) = &other.histogram {
             self.add_histogram(histogram);
         }
@@ -163,13 +167,7 @@ impl Figures {
     /// The distribution of the callbacks' time, where it was seen.
     pub(crate) fn latency(&self) -> Option<Latency> {
         let histogram = self.histogram.as_ref()?;
-        let mut latency = Latency::new();
-        for (bucket, count) in histogram.buckets.iter().enumerate() {
-            if *count > 0 {
-                latency.record_many_ns(middle_ns(bucket), *count);
-            }
-        }
-        Some(latency)
+        Some(distribution(histogram, self.longest_ns))
     }
 
     /// Who asked most often.
