@@ -13,8 +13,10 @@ use aya::{
 };
 use profiler_common::{
     aging::{NO_VM, Totals},
+    census::MAX_VMS,
     event::Event,
     exact::VmAt,
+    histogram::Histogram,
 };
 use report::{host, schema::CensusRecord};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -44,8 +46,27 @@ use crate::{
 const MAX_EVENTS: usize = 1 << 20;
 /// Cells per CPU.
 const CELLS: u32 = 8192;
-/// Latency histograms per CPU on the exact rung.
-const HISTOGRAMS: u32 = 1024;
+/// Latency histograms per CPU that a host of this size has room for on the exact rung. They
+/// take memory as keys turn up, some 40 a VM, so what is bounded is what they may come to.
+fn histograms(memory_bytes: u64, cpus: usize) -> u32 {
+    /// Room for 25 VMs, however small the host.
+    const LEAST: u64 = 1024;
+    /// Room for as many VMs as are looked for.
+    const MOST: u64 = 64 * MAX_VMS as u64;
+    /// Of the host's memory, at most this part.
+    const SHARE: u64 = 256;
+    let each = (size_of::<Histogram>() * cpus.max(1)) as u64;
+    let fits = memory_bytes / SHARE / each;
+    u32::try_from(fits.clamp(LEAST, MOST)).unwrap_or(u32::MAX)
+}
+
+/// The host's memory; 0 where it is not known.
+fn memory_bytes() -> u64 {
+    use nix::unistd::{SysconfVar, sysconf};
+    let known = |variable| sysconf(variable).ok().flatten().unwrap_or(0);
+    let bytes = known(SysconfVar::_PHYS_PAGES) * known(SysconfVar::PAGE_SIZE);
+    u64::try_from(bytes).unwrap_or(0)
+}
 
 /// What is attached, and what it has seen.
 pub(crate) struct Session<'a> {
@@ -127,11 +148,15 @@ impl<'a> Session<'a> {
         ground: &'a Ground,
     ) -> Result<Self> {
         let (kernel, rung) = (&ground.kernel, ground.rung);
+        let cpus = aya::util::nr_cpus().unwrap_or(1);
         let settings = Settings {
             stack_every: observe.stack_every,
             event_every,
             cells: CELLS,
-            histograms: if rung == Rung::Exact { HISTOGRAMS } else { 1 },
+            histograms: match rung {
+                Rung::Exact => histograms(memory_bytes(), cpus),
+                Rung::Sampled => 1,
+            },
             inner: ground.ladder.inner.is_ok(),
             interference: observe.interference(&ground.ladder).any(),
             verbose: observe.verbose,
@@ -284,7 +309,13 @@ impl<'a> Session<'a> {
         let keep = |vm: u16| vm == NO_VM || alive.contains(&vm);
         self.counters.retain_vms(keep)?;
         self.settled.0.retain_vms(keep);
+        log::info!("counters of VMs that ended are free again");
         Ok(())
+    }
+
+    /// Whether there are any to forget.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.has_gone
     }
 
     /// The programs that are attached.
@@ -322,4 +353,26 @@ fn forward_log(ebpf: &mut Ebpf) -> Result<tokio::task::JoinHandle<()>> {
             ready.clear_ready();
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_find_room_for_the_vms_of_a_large_host_and_take_no_more_than_their_share() {
+        const GIB: u64 = 1 << 30;
+        let bytes = |histograms: u32, cpus: usize| {
+            u64::from(histograms) * (size_of::<Histogram>() * cpus) as u64
+        };
+        // A hundred VMs, each with 40.
+        assert!(histograms(1024 * GIB, 128) >= 100 * 40);
+        for (memory, cpus) in [(24 * GIB, 2), (256 * GIB, 64), (1024 * GIB, 128)] {
+            let room = histograms(memory, cpus);
+            assert!(bytes(room, cpus) <= memory / 256, "{memory} {cpus} {room}");
+        }
+        assert_eq!(histograms(0, 0), 1024);
+        assert_eq!(histograms(u64::MAX, 1), 16_384);
+        assert!(memory_bytes() > 0, "this host has memory");
+    }
 }

@@ -92,10 +92,11 @@ impl<'a> Recorder<'a> {
         Ok(ended.and(self.settle()))
     }
 
-    /// Keeps what was counted since this was last called.
+    /// Keeps what was counted since this was last called; what is kept of VMs that are gone
+    /// need not stay in the kernel's maps.
     fn settle(&mut self) -> Result<()> {
         self.stretches.add(self.session.settle()?);
-        Ok(())
+        self.session.forget_gone()
     }
 
     async fn wait(&mut self, signals: &mut Signals) -> Result<Ended> {
@@ -122,6 +123,9 @@ impl<'a> Recorder<'a> {
                         return Ok(Ended::KvmGone);
                     }
                     next_refresh = Instant::now() + self.session.refresh()?;
+                    if self.session.has_gone() {
+                        self.settle()?;
+                    }
                     if self.is_over() {
                         return Ok(Ended::VmsGone);
                     }
