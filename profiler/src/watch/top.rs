@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Figures, View, add_to_view};
 use crate::{
     ladder::Rung,
-    observe::{Above, Ground, Lowered, Observe, Session, Signals, Stretch, begin, whole},
+    observe::{Above, Ground, Loss, Lowered, Observe, Session, Signals, Stretch, begin, whole},
     privileges::Keep,
     record::parse_duration,
     vms::{Registry, Tracked},
@@ -35,7 +35,11 @@ pub(crate) struct Options {
     /// Only VMs whose command or cgroup contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Print one JSON line per VM and update
+    /// Print JSON lines, of which one with `vm` is one per VM and update
+    ///
+    /// One with `lost` says how often something was lost since the start, with its `signal` and
+    /// `cause`. One with `notice` says that the sampling rate was lowered, or that the limit of
+    /// --max-overhead cannot be kept. Both come with every update as long as they hold.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -78,6 +82,21 @@ struct Row {
     /// Of callbacks over one page that found a chain: those with one SPTE.
     one_spte_pct: Option<f64>,
     busiest_caller: Option<&'static str>,
+}
+
+/// One line of `--json`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'r> {
+    Vm(&'r Row),
+    Loss {
+        signal: &'static str,
+        cause: &'static str,
+        lost: u64,
+    },
+    Notice {
+        notice: String,
+    },
 }
 
 /// Shows updates until interrupted, or as many as were asked for.
@@ -144,8 +163,8 @@ fn show(options: &Options, session: &Session<'_>, update: Update) -> Result<()> 
     let lasted = update.lasted;
     let rows = rows(options, session, update);
     if options.json {
-        for row in &rows {
-            report::out!("{}", serde_json::to_string(row)?)?;
+        for line in lines(&rows, session.lost(), notices(session)) {
+            report::out!("{}", serde_json::to_string(&line)?)?;
         }
         return Ok(());
     }
@@ -182,9 +201,31 @@ fn heading(session: &Session<'_>, lasted: Duration) -> String {
         ),
         session.manner(),
     ];
-    lines.extend(session.lowered.last().map(Lowered::told));
-    lines.extend(session.above.as_ref().map(Above::told));
+    lines.extend(notices(session));
     lines.join("\n")
+}
+
+/// What became of the sampling rate and the limit on what observing costs.
+fn notices(session: &Session<'_>) -> impl Iterator<Item = String> {
+    let lowered = session.lowered.last().map(Lowered::told);
+    lowered
+        .into_iter()
+        .chain(session.above.as_ref().map(Above::told))
+}
+
+/// All that `--json` prints of one update.
+fn lines(
+    rows: &[Row],
+    lost: impl Iterator<Item = Loss>,
+    notices: impl Iterator<Item = String>,
+) -> impl Iterator<Item = Line<'_>> {
+    let lost = lost.map(|(signal, cause, lost)| Line::Loss {
+        signal,
+        cause,
+        lost,
+    });
+    let notices = notices.map(|notice| Line::Notice { notice });
+    rows.iter().map(Line::Vm).chain(lost).chain(notices)
 }
 
 /// The text drawn over what is on the terminal, without a flicker: every line is cleared before
@@ -418,6 +459,30 @@ mod tests {
         assert!(
             !in_place("a\nb\nc", (3, 3)).contains('c'),
             "below the last line"
+        );
+    }
+
+    #[test]
+    fn json_says_what_was_lost_and_that_the_rate_was_lowered() {
+        let lost = [("samples", "the kernel stack could not be read", 7)];
+        let notices = ["the rate was lowered".to_owned()];
+        let rows = [row()];
+        let lines = lines(&rows, lost.into_iter(), notices.into_iter());
+        let lines: Vec<serde_json::Value> = lines
+            .map(|line| serde_json::to_value(&line).expect("JSON"))
+            .collect();
+        assert_eq!(lines[0]["vm"], 0);
+        assert_eq!(lines[0]["pid"], 1_234_567);
+        assert_eq!(
+            lines[1..],
+            [
+                serde_json::json!({
+                    "signal": "samples",
+                    "cause": "the kernel stack could not be read",
+                    "lost": 7
+                }),
+                serde_json::json!({ "notice": "the rate was lowered" }),
+            ]
         );
     }
 
