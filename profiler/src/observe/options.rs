@@ -39,15 +39,20 @@ pub(crate) struct Observe {
     /// Use this rung of the ladder instead of the best one
     #[arg(long, value_enum, value_name = "RUNG")]
     pub(crate) mechanism: Option<Rung>,
-    /// Lower the sampling rate when observing costs more than this share of
-    /// all CPUs' time, in percent; what runs at every callback, fault and wait
-    /// goes on, and it is said if that alone is more
+    /// Lower the sampling rate when rmapscope's eBPF programs take more than
+    /// this share of all CPUs' time, in percent
+    ///
+    /// Counted is the run time of the programs, as the kernel keeps it: of those at every
+    /// callback, fault and wait, which go on, and of samples. Not counted are the interrupt
+    /// around a sample, the trampolines and probes that call a program, the kernel's own count
+    /// of its run time, and this process, which looks for VMs and reads counters and chain
+    /// lengths. It is said if the programs that go on take more by themselves.
     #[arg(long, value_name = "PCT", value_parser = parse_share)]
     pub(crate) max_overhead: Option<f64>,
     /// Leave out vCPU faults and waits for mmu_lock
     #[arg(long)]
     pub(crate) no_interference: bool,
-    /// Log VMs that come and go, and what the kernel side says
+    /// Log VMs that come and go, and where `record` samples the callbacks kept as raw events
     #[arg(long)]
     pub(crate) verbose: bool,
 }
