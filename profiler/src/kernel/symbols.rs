@@ -54,6 +54,8 @@ const FUNCTIONS: &[(&str, u64)] = &[
     ("khugepaged", tag::KHUGEPAGED),
     ("madvise_collapse", tag::KHUGEPAGED),
     ("hpage_collapse_scan_pmd", tag::KHUGEPAGED),
+    // Its place from 7.2 on.
+    ("collapse_single_pmd", tag::KHUGEPAGED),
     ("collapse_huge_page", tag::KHUGEPAGED),
     ("collapse_pte_mapped_thp", tag::KHUGEPAGED),
     ("page_idle_bitmap_read", tag::PAGE_IDLE),
@@ -222,6 +224,8 @@ fn is_form_of(symbol: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use guest::live;
+
     use super::*;
 
     const TEXT: &str = "\
@@ -253,6 +257,94 @@ ffffffffc0000000 t kswapd_run\t[mod]
         assert_eq!(symbols.direct_map_at(), Ok(0xffff_ffff_8200_0000));
         let without = Symbols::parse("ffffffff81000100 T kvm_age_gfn\n").unwrap();
         assert!(without.direct_map_at().is_err());
+    }
+
+    /// A function that stacks of a class pass through, as it is called in the
+    /// `/proc/kallsyms` of Debian's kernels from one version to another.
+    type Known = (u64, &'static str, [(u8, u8); 2]);
+
+    /// In every kernel that was looked at.
+    const ALL: [(u8, u8); 2] = [(6, 1), (7, 3)];
+
+    const STOCK: &[Known] = &[
+        (
+            tag::CLEAR_FLUSH_YOUNG,
+            "__mmu_notifier_clear_flush_young",
+            ALL,
+        ),
+        (tag::CLEAR_YOUNG, "__mmu_notifier_clear_young", ALL),
+        (tag::TEST_YOUNG, "__mmu_notifier_test_young", ALL),
+        (tag::TRACEPOINT, "bpf_trace_run1", ALL),
+        (tag::MEMCG, "try_to_free_mem_cgroup_pages", ALL),
+        (tag::KSWAPD, "kswapd", ALL),
+        (tag::KSWAPD, "balance_pgdat", ALL),
+        (tag::DIRECT, "try_to_free_pages", ALL),
+        (tag::DIRECT, "node_reclaim", ALL),
+        (tag::RECLAIM, "shrink_node", ALL),
+        (tag::RECLAIM, "shrink_lruvec", ALL),
+        (tag::RECLAIM, "shrink_lruvec.cold", [(7, 3), (7, 3)]),
+        (tag::RECLAIM, "folio_referenced", ALL),
+        (tag::MGLRU, "try_to_inc_max_seq", ALL),
+        (tag::LOOKAROUND, "lru_gen_look_around", ALL),
+        (tag::DAMON, "kdamond_fn", [(6, 12), (7, 3)]),
+        (tag::DAMON, "damon_folio_mkold", [(6, 12), (7, 3)]),
+        (tag::KHUGEPAGED, "khugepaged", ALL),
+        (tag::KHUGEPAGED, "madvise_collapse", ALL),
+        (
+            tag::KHUGEPAGED,
+            "hpage_collapse_scan_pmd",
+            [(6, 1), (6, 18)],
+        ),
+        (tag::KHUGEPAGED, "collapse_single_pmd", [(7, 2), (7, 3)]),
+    ];
+
+    #[test]
+    fn every_class_is_known_by_the_names_that_stock_kernels_have() {
+        for kernel in [(6, 1), (6, 12), (6, 18), (7, 2), (7, 3)] {
+            let has = |known: &&Known| (known.2[0]..=known.2[1]).contains(&kernel);
+            for (tag, name, _) in STOCK.iter().filter(has) {
+                let text = format!("ffffffff81000100 t {name}\n");
+                let ranges = Symbols::parse(&text).expect("one").text_ranges();
+                let tags: Vec<u64> = ranges.iter().map(|range| range.tag).collect();
+                assert_eq!(tags, [*tag], "{name} of {kernel:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_class_that_the_running_kernel_has_is_known_by_a_name_of_its() {
+        let name = "every_class_that_the_running_kernel_has_is_known_by_a_name_of_its";
+        let able = live::root().map_err(str::to_owned);
+        let able = able.and_then(|()| live::kvm().map_err(|error| error.to_string()));
+        let Some(()) = live::require(name, able) else {
+            return;
+        };
+        let ranges = Symbols::read().expect("kallsyms").text_ranges();
+        let exists = |path: &str| std::path::Path::new(path).exists();
+        let classes = [
+            (tag::CLEAR_FLUSH_YOUNG, true),
+            (tag::CLEAR_YOUNG, true),
+            (tag::TEST_YOUNG, true),
+            (tag::AGE_GFN, true),
+            (tag::TRACEPOINT, true),
+            (tag::FAULT, true),
+            (tag::MEMCG, exists("/sys/fs/cgroup")),
+            (tag::KSWAPD, true),
+            (tag::DIRECT, true),
+            (tag::RECLAIM, true),
+            (tag::MGLRU, exists("/sys/kernel/mm/lru_gen")),
+            (tag::LOOKAROUND, exists("/sys/kernel/mm/lru_gen")),
+            (tag::DAMON, exists("/sys/kernel/mm/damon")),
+            (
+                tag::KHUGEPAGED,
+                exists("/sys/kernel/mm/transparent_hugepage"),
+            ),
+            (tag::PAGE_IDLE, exists("/sys/kernel/mm/page_idle")),
+        ];
+        for (tag, is_configured) in classes {
+            let is_known = ranges.iter().any(|range| range.tag == tag);
+            assert_eq!(is_known, is_configured, "{tag:#x}");
+        }
     }
 
     #[test]

@@ -146,10 +146,24 @@ fn one_capability_of_two_is_refused_and_all_that_are_asked_for_suffice() {
     let all = "-all,+bpf,+perfmon,+syslog";
     let counted = with_capabilities(all, &["census", "--json", "--pid", &pid]);
     let counted = counted.expect("it starts");
+    // A place that this user may write to.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(folder.path(), mode).expect("permissions");
+    let path = folder.path().join("profile.jsonl");
+    let record = ["record", "--json", "--duration", "1s", "--pid", &pid];
+    let output = ["--output", path.to_str().expect("UTF-8")];
+    let recorded = with_capabilities(all, &[&record[..], &output].concat());
+    let recorded = recorded.expect("it starts");
+    let tried = with_capabilities(all, &["doctor", "--json"]).expect("it starts");
     guest.stop().expect("stops");
-    assert!(counted.status.success(), "{}", stderr(&counted));
-    let lines = String::from_utf8_lossy(&counted.stdout);
-    assert!(lines.contains("\"record\":\"vm\""), "{lines}");
+    for output in [&counted, &recorded] {
+        assert!(output.status.success(), "{}", stderr(output));
+        let lines = String::from_utf8_lossy(&output.stdout);
+        assert!(lines.contains("\"record\":\"vm\""), "{lines}");
+    }
+    // What doctor says of this user holds for the recording.
+    assert!(tried.status.success(), "{}", stderr(&tried));
 }
 
 /// The VM of a recording, from its last run.
