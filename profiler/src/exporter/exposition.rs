@@ -133,13 +133,13 @@ impl Out<'_, '_> {
             "chains",
             "Callbacks over one page that found an rmap chain",
             None,
-            |f| Some(f.with_chain as f64),
+            |f| f.chains().map(|(with_chain, _)| with_chain as f64),
         )?;
         self.counter(
             "one_spte_chains",
             "Callbacks over one page that found a chain of exactly one SPTE",
             None,
-            |f| Some(f.one_spte as f64),
+            |f| f.chains().map(|(_, one_spte)| one_spte as f64),
         )
     }
 

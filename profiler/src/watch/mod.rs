@@ -8,7 +8,7 @@ pub(crate) mod top;
 use std::collections::BTreeMap;
 
 use profiler_common::{
-    aging::{Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, place},
+    aging::{Caller, Cell, CellKey, Kind, MAX_EXACT_LENGTH, NO_VM, length, place},
     exact::span,
     histogram::Histogram,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Figures {
     /// that found exactly one SPTE.
     pub(crate) with_chain: u64,
     pub(crate) one_spte: u64,
+    /// Callbacks whose chains this host lets nobody look at.
+    pub(crate) unseen: u64,
     /// Every callback's time (exact rung).
     pub(crate) histogram: Option<Box<Histogram>>,
     /// The longest of them; 0 where it is not known.
@@ -97,6 +99,9 @@ impl Figures {
             self.with_chain += cell.callbacks;
             self.one_spte += if key.length == 1 { cell.callbacks } else { 0 };
         }
+        if key.length == length::UNSEEN {
+            self.unseen += cell.callbacks;
+        }
         if let Some(caller) = Caller::from_u8(key.caller) {
             *self.callers.entry(caller).or_default() += cell.callbacks;
         }
@@ -130,6 +135,7 @@ impl Figures {
         }
         self.with_chain += other.with_chain;
         self.one_spte += other.one_spte;
+        self.unseen += other.unseen;
         self.longest_ns = self.longest_ns.max(other.longest_ns);
         if let Some(histogram) = &other.histogram {
             self.add_histogram(histogram);
@@ -168,6 +174,12 @@ impl Figures {
     pub(crate) fn latency(&self) -> Option<Latency> {
         let histogram = self.histogram.as_ref()?;
         Some(distribution(histogram, self.longest_ns))
+    }
+
+    /// Callbacks that found a chain, and those that found one SPTE; `None` where that
+    /// cannot be seen.
+    pub(crate) fn chains(&self) -> Option<(u64, u64)> {
+        (self.unseen == 0).then_some((self.with_chain, self.one_spte))
     }
 
     /// Who asked most often.
@@ -296,6 +308,20 @@ mod tests {
         );
         assert_eq!((figures.young, figures.wait_ns), (None, None));
         assert_eq!((figures.with_chain, figures.one_spte), (20, 10));
+    }
+
+    #[test]
+    fn chains_that_nobody_can_look_at_are_absent_and_not_none() {
+        let mut stretch = stretch();
+        let key = (0, Kind::ClearYoung);
+        assert_eq!(view(&stretch, Rung::Exact)[&key].chains(), Some((20, 10)));
+        let cells = std::mem::take(&mut stretch.counts.cells);
+        let unseen = cells.into_iter().map(|(key, cell)| {
+            let length = length::UNSEEN;
+            (CellKey { length, ..key }, cell)
+        });
+        stretch.counts.cells = unseen.collect();
+        assert_eq!(view(&stretch, Rung::Exact)[&key].chains(), None);
     }
 
     #[test]
