@@ -20,8 +20,15 @@ use profiler_common::aging::Totals;
 
 use super::{Session, attach::Probes, own_cost};
 
-/// Callbacks after which a mean cost is known well enough.
+/// Callbacks, and samples on each CPU that is sampled, after which mean costs are known well
+/// enough: the first runs of a program, and those on a CPU that was idle, take several times as
+/// long as others.
 const ENOUGH: u64 = 1000;
+
+/// Whether so much is counted that the statistics have shown what a run costs.
+fn is_enough(totals: &Totals, sampled_cpus: usize) -> bool {
+    totals.callbacks >= ENOUGH && totals.samples >= ENOUGH * sampled_cpus as u64
+}
 
 /// The statistics, and what they have shown.
 pub(crate) struct Statistics {
@@ -115,7 +122,8 @@ impl Statistics {
 
     /// Switches them off if they have shown enough; `totals` are the counters now.
     fn spare(&mut self, probes: &Probes, totals: Totals) {
-        if !matches!(self.state, State::On { .. }) || totals.callbacks < ENOUGH {
+        let is_on = matches!(self.state, State::On { .. });
+        if !is_on || !is_enough(&totals, probes.sampled_cpus()) {
             return;
         }
         if let Some(shown) = Shown::now(probes, totals) {
@@ -207,6 +215,21 @@ mod tests {
         assert_eq!(shown.own_ns(&totals), 5500 + 300 + 2000 + 200);
         totals.wait_runs += 1;
         assert_eq!(shown.own_ns(&totals), 8100, "as much as a callback");
+    }
+
+    #[test]
+    fn statistics_stay_on_until_callbacks_and_samples_have_shown_what_they_cost() {
+        let enough = |callbacks, samples, cpus| {
+            let totals = Totals {
+                callbacks,
+                samples,
+                ..Totals::default()
+            };
+            is_enough(&totals, cpus)
+        };
+        assert!(enough(1000, 4000, 4) && enough(1000, 0, 0));
+        assert!(!enough(999, 4000, 4), "few callbacks");
+        assert!(!enough(100_000, 3999, 4), "few samples for four CPUs");
     }
 
     #[test]
