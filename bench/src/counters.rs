@@ -15,7 +15,7 @@ use std::io;
 
 use perf_event::events::{Cache, CacheOp, CacheResult, Event, Hardware, Software, WhichCache};
 use perf_event::{Builder, Counter, Group};
-use report::Observed;
+use report::{Observed, stats};
 
 /// Name of the pseudo-counter: share of the time the hardware groups ran.
 const RUNNING_SHARE: &str = "pmu-running-share";
@@ -276,12 +276,9 @@ impl CounterSet {
 /// in which the thread was put aside would charge that switch to every measurement.
 fn typical(stretches: &[Vec<Reading>]) -> Vec<f64> {
     let of_member = |index: usize| {
-        let mut counts: Vec<f64> = stretches
-            .iter()
-            .filter_map(|readings| readings[index].1.value().copied())
-            .collect();
-        counts.sort_by(f64::total_cmp);
-        counts.get(counts.len() / 2).copied().unwrap_or(0.0)
+        let readings = stretches.iter().map(|readings| &readings[index].1);
+        let counts: Vec<f64> = readings.filter_map(|r| r.value().copied()).collect();
+        stats::median(&counts).unwrap_or(0.0)
     };
     (0..SPECS.len()).map(of_member).collect()
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::NoScheme;
 use crate::{
     ResultFile,
-    schema::{BenchRecord, Context, Op, Params, Record, ResultKind, Summary},
+    schema::{BenchRecord, Context, Op, Record, ResultKind, Summary},
     stats::{SIGNIFICANT, geometric_mean, mann_whitney_p},
     summary::describe,
     table::{Column, Table, signed_percent, with_interval},
@@ -249,15 +249,9 @@ fn cells(file: &ResultFile) -> Vec<&BenchRecord> {
         .collect()
 }
 
-/// Whether two cells measured the same thing. The share of huge pages is an
-/// outcome of the run, not a question put to it.
+/// Whether two cells measured the same thing.
 fn same(a: &BenchRecord, b: &BenchRecord) -> bool {
-    let asked = |params: &Params| Params {
-        huge_page_share: None,
-        ..params.clone()
-    };
-    (a.workload == b.workload && a.scheme == b.scheme && a.op == b.op && a.metric == b.metric)
-        && asked(&a.params) == asked(&b.params)
+    a.scheme == b.scheme && a.is_same_but_for_scheme(b)
 }
 
 fn change(base: &BenchRecord, new: &BenchRecord) -> Option<Change> {

@@ -300,6 +300,17 @@ pub struct BenchRecord {
 }
 
 impl BenchRecord {
+    /// Whether the other is of the same cell, be it of another scheme. The share of huge
+    /// pages is an outcome of the run, not a question put to it.
+    pub fn is_same_but_for_scheme(&self, other: &Self) -> bool {
+        let asked = |params: &Params| Params {
+            huge_page_share: None,
+            ..params.clone()
+        };
+        (&self.workload, self.op, &self.metric) == (&other.workload, other.op, &other.metric)
+            && asked(&self.params) == asked(&other.params)
+    }
+
     /// What contradicts itself in the record, naming the field.
     ///
     /// # Errors

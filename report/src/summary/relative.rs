@@ -2,7 +2,7 @@
 
 use crate::{
     Observed, ResultFile,
-    schema::{BenchRecord, Params, Record, Summary},
+    schema::{BenchRecord, Record, Summary},
 };
 
 /// What stands between a metric and the scheme it is a multiple of.
@@ -41,23 +41,15 @@ pub fn relative_to(file: ResultFile, base: &str) -> Result<ResultFile, String> {
             ),
         });
     }
-    let other =
-        |cell: &BenchRecord| cells().find(|other| other.scheme == base && is_beside(other, cell));
+    let other = |cell: &BenchRecord| {
+        cells().find(|other| other.scheme == base && other.is_same_but_for_scheme(cell))
+    };
     let records = cells()
         .filter(|cell| cell.scheme != base)
         .filter_map(|cell| ratio(cell, other(cell)?))
         .map(|cell| Record::Bench(Box::new(cell)))
         .collect();
     Ok(ResultFile { records, ..file })
-}
-
-/// Whether two cells differ in the scheme alone. The share of huge pages is an outcome.
-fn is_beside(a: &BenchRecord, b: &BenchRecord) -> bool {
-    let asked = |cell: &BenchRecord| Params {
-        huge_page_share: None,
-        ..cell.params.clone()
-    };
-    (&a.workload, a.op, &a.metric) == (&b.workload, b.op, &b.metric) && asked(a) == asked(b)
 }
 
 fn ratio(cell: &BenchRecord, base: &BenchRecord) -> Option<BenchRecord> {

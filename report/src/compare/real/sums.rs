@@ -216,8 +216,8 @@ impl ExactSums {
             high_ns: (m + half).max(0.0),
         };
         // What is neither before the walk nor in the other MMU is the rmaps'.
-        let before = |calls: u64| (calls > 0).then(|| self.wait_ns / calls as f64);
-        let walk = before(self.wait_calls).map(|wait| around(mean - wait - self.tdp_ns / n));
+        let walk = (self.wait_calls > 0)
+            .then(|| around(mean - self.wait_ns / self.wait_calls as f64 - self.tdp_ns / n));
         (Some(around(mean)), walk)
     }
 }
