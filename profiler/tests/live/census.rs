@@ -1,8 +1,11 @@
 //! The census finds exactly the chains the guest has.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap, thread, time::Duration};
 
-use crate::common::{host, run, stderr};
+use crate::{
+    common::{host, reclaim_host, run, stderr},
+    mmu_lock::ages_without_mmu_lock,
+};
 use guest::{
     Driver, Guest, GuestConfig, live,
     tracefs::{EventCounter, EventFilter},
@@ -146,6 +149,109 @@ fn heads_alone_give_the_same_lengths_without_the_accessed_share() {
         assert_eq!(full.lengths, heads.lengths);
         assert!(heads.accessed.value().is_none());
     }
+}
+
+/// 4K heads in each of ten censuses, during which memslots change every `pause`.
+fn while_changing(pause: Duration, change: impl Fn()) -> Vec<CensusRecord> {
+    let levels = thread::scope(|scope| {
+        let counting = scope.spawn(|| (0..10).flat_map(|_| census(&[]).levels).collect());
+        while !counting.is_finished() {
+            change();
+            thread::sleep(pause);
+        }
+        counting.join()
+    });
+    let mut levels: Vec<CensusRecord> = levels.expect("censuses are taken");
+    levels.retain(|level| level.level == 1);
+    assert_eq!(levels.len(), 10);
+    levels
+}
+
+/// Chains of four among `levels`, which are right where no chunk was discarded.
+fn assert_right_or_marked(levels: &[CensusRecord], pages: u64) {
+    for level in levels {
+        let found = level.lengths.get(&4).copied().unwrap_or(0);
+        match level.discarded_chunks {
+            0 => assert_eq!(found, pages, "not marked: {level:?}"),
+            _ => assert!(found <= pages, "{level:?}"),
+        }
+        assert_eq!((level.corrupt, level.faults), (0, 0), "{level:?}");
+    }
+}
+
+#[test]
+fn memslots_that_come_and_go_during_a_census_leave_it_right_or_marked() {
+    const PAGES: u64 = 4096;
+    const MOST_PLUGS: usize = 2000;
+    let _alone = live::exclusive();
+    let name = "memslots_that_come_and_go_during_a_census_leave_it_right_or_marked";
+    let able = host().and_then(|()| live::shadow_paging().map_err(|error| error.to_string()));
+    let Some(()) = live::require(name, able) else {
+        return;
+    };
+    let guest = Guest::start(GuestConfig::new(PAGES, 4)).expect("the guest starts");
+    guest.pause().expect("pauses");
+    let plugs = Cell::new(0);
+    let plug = || guest.plug(1, 8).expect("memory is added");
+    // A memslot that comes leaves the others' chains alone.
+    let a_few = || {
+        if plugs.get() < MOST_PLUGS {
+            plug();
+            plugs.set(plugs.get() + 1);
+        }
+    };
+    let seldom = while_changing(Duration::from_millis(200), a_few);
+    let often = while_changing(Duration::from_millis(5), a_few);
+    // One that goes takes all of the VM's chains with it, and the paused guest makes none.
+    let going = while_changing(Duration::ZERO, || {
+        plug();
+        guest.unplug(1).expect("memory is removed");
+    });
+    guest.stop().expect("stops");
+    let marked = |levels: &[CensusRecord]| levels.iter().filter(|l| l.discarded_chunks > 0).count();
+    println!(
+        "of 10 censuses {} are marked where memslots come seldom, {} often, {} where they go",
+        marked(&seldom),
+        marked(&often),
+        marked(&going)
+    );
+    assert!(marked(&seldom) < 10, "some fit in between");
+    assert!(marked(&going) > 0, "some met a change");
+    assert_right_or_marked(&seldom, PAGES);
+    assert_right_or_marked(&often, PAGES);
+}
+
+/// Whether rmaps have a lock of their own here: from 6.15 on, where aging takes no mmu_lock.
+fn rmap_lock() -> Result<(), String> {
+    host()?;
+    live::shadow_paging()?;
+    match ages_without_mmu_lock() {
+        true => Ok(()),
+        false => Err("needs Linux 6.15: rmaps have no lock before".to_owned()),
+    }
+}
+
+#[test]
+fn heads_that_are_locked_while_chains_are_walked_are_seen_locked() {
+    const TRIES: usize = 200;
+    let _alone = live::exclusive();
+    let name = "heads_that_are_locked_while_chains_are_walked_are_seen_locked";
+    let able = rmap_lock().and_then(|()| reclaim_host());
+    let Some(()) = live::require(name, able) else {
+        return;
+    };
+    let locked = |levels: Vec<CensusRecord>| levels.iter().map(|level| level.locked).sum::<u64>();
+    // A walk of a long chain takes most of a callback, and holds its head's lock.
+    let config = GuestConfig::new(1024, 128).with_driver(Driver::Reclaim);
+    let mut guest = Guest::start(config).expect("the guest starts");
+    guest.pause().expect("pauses");
+    assert_eq!(locked(census(&[]).levels), 0, "nobody walks");
+    guest.resume().expect("resumes");
+    guest.start_driving().expect("reclaims for ever");
+    let seen = (1..=TRIES).find(|_| locked(census(&[]).levels) > 0);
+    guest.stop().expect("stops");
+    println!("seen in census {seen:?} of at most {TRIES}");
+    assert!(seen.is_some(), "no head was seen locked");
 }
 
 /// Whether KVM's TDP MMU maps guests here.
