@@ -37,6 +37,11 @@ pub fn context(kind: ResultKind) -> Context {
     }
 }
 
+/// The memory of this host, in bytes.
+pub fn memory_bytes() -> Observed<u64> {
+    Probe::new(Path::new("/")).memory_bytes()
+}
+
 /// The time now, `YYYY-MM-DDThh:mm:ssZ`.
 pub fn utc_now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()

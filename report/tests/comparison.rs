@@ -150,7 +150,11 @@ fn a_timed_walk_is_divided_between_the_two_mmus() {
         // One of four reached it: a quarter of its time is in the mean callback.
         callbacks.tdp = latency(400, 100);
     }
-    let profile = file(folder.path(), "timed.jsonl", ResultKind::Profile, &[record]);
+    let records = [record];
+    let profile = file(folder.path(), "timed.jsonl", ResultKind::Profile, &records);
+    let costs = cost_records(&records, 0);
+    let walk = costs[0].raw_walk.value().expect("timed");
+    assert_eq!(walk.mean_ns.round(), 700.0, "the rmaps' part alone");
     let result = compare(&bench, &profile, None).unwrap();
     let part = |name: &str| {
         let mut parts = result.parts.iter();

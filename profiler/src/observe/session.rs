@@ -60,14 +60,6 @@ fn histograms(memory_bytes: u64, cpus: usize) -> u32 {
     u32::try_from(fits.clamp(LEAST, MOST)).unwrap_or(u32::MAX)
 }
 
-/// The host's memory; 0 where it is not known.
-fn memory_bytes() -> u64 {
-    use nix::unistd::{SysconfVar, sysconf};
-    let known = |variable| sysconf(variable).ok().flatten().unwrap_or(0);
-    let bytes = known(SysconfVar::_PHYS_PAGES) * known(SysconfVar::PAGE_SIZE);
-    u64::try_from(bytes).unwrap_or(0)
-}
-
 /// What is attached, and what it has seen.
 pub(crate) struct Session<'a> {
     pub(crate) observe: &'a Observe,
@@ -154,7 +146,7 @@ impl<'a> Session<'a> {
             event_every,
             cells: CELLS,
             histograms: match rung {
-                Rung::Exact => histograms(memory_bytes(), cpus),
+                Rung::Exact => histograms(host::memory_bytes().value().copied().unwrap_or(0), cpus),
                 Rung::Sampled => 1,
             },
             inner: ground.ladder.inner.is_ok(),
@@ -299,6 +291,12 @@ impl<'a> Session<'a> {
         Ok(stretch)
     }
 
+    /// All that the programs had counted when counters were last taken, what they did before
+    /// the recording began included.
+    pub(super) fn counted(&self) -> &Totals {
+        &self.settled.0.totals
+    }
+
     /// Forgets the counters of VMs that are gone, so that the maps never fill
     /// up. Only after [`settle`](Self::settle).
     pub(crate) fn forget_gone(&mut self) -> Result<()> {
@@ -373,6 +371,5 @@ mod tests {
         }
         assert_eq!(histograms(0, 0), 1024);
         assert_eq!(histograms(u64::MAX, 1), 16_384);
-        assert!(memory_bytes() > 0, "this host has memory");
     }
 }

@@ -191,7 +191,8 @@ impl Session<'_> {
 
     /// What our programs took so far, in ns, if the kernel lets us know.
     pub(crate) fn own_ns(&self) -> Option<u64> {
-        self.statistics.own_ns(self.probes.as_ref()?, &self.totals)
+        let probes = self.probes.as_ref()?;
+        self.statistics.own_ns(probes, self.counted())
     }
 }
 

@@ -68,7 +68,7 @@ impl<'a> Probe<'a> {
                 .read("/sys/devices/system/node/online")
                 .map(|l| cpu_list_len(&l)),
             llc_bytes: self.llc_bytes(),
-            memory_bytes: self.meminfo("MemTotal"),
+            memory_bytes: self.memory_bytes(),
             governor: self.read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             smt: self.read("/sys/devices/system/cpu/smt/control"),
             mitigations: self.mitigations(),
@@ -88,6 +88,10 @@ impl<'a> Probe<'a> {
             kvm,
             unusual,
         }
+    }
+
+    pub(super) fn memory_bytes(&self) -> Observed<u64> {
+        self.meminfo("MemTotal")
     }
 
     fn meminfo(&self, field: &str) -> Observed<u64> {
