@@ -49,7 +49,7 @@ impl Scale {
     #[must_use]
     pub fn budget(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Quick => 25,
+            Self::Quick => 20,
             Self::Full => 420,
         })
     }

@@ -104,7 +104,7 @@ fn a_hundred_starts_that_are_killed_leave_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     for start in 0..STARTS {
         // Some are killed while they record, some at any point before.
-        if start % 10 == 0 {
+        if start % 20 == 0 {
             let recording = Recording::start(&[]);
             let held = held_by(recording.pid());
             assert!(held.0.len() >= 3 && held.1.len() >= 10, "{held:?}");

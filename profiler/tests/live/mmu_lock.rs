@@ -109,7 +109,7 @@ fn latencies(file: &ResultFile, span: impl Fn(&CallbackRecord) -> Option<&Latenc
 }
 
 /// Upstream kernels from 6.15 on.
-pub(crate) fn ages_without_mmu_lock() -> bool {
+fn ages_without_mmu_lock() -> bool {
     kernel_version() >= (6, 15)
 }
 

@@ -45,7 +45,6 @@ const GROUPS: [Group; 8] = [
             "matrix::kvm_stays_while_it_is_observed_or_the_recording_ends_and_is_kept",
             "cleanup::a_hundred_starts_that_are_killed_leave_nothing",
             "hard_conditions::memory_plugged_into_a_recorded_vm_is_seen_and_leaves_it_one_vm",
-            "hard_conditions::thousands_of_memslots_are_all_read_and_none_is_lost",
             "record::a_hundred_vms_that_end_leave_no_callback_with_one_that_stays",
         ],
     },
@@ -80,7 +79,6 @@ const GROUPS: [Group; 8] = [
         program: "live",
         tests: &[
             "census::chain_lengths_are_the_aliases_asked_for_and_sum_up_to_what_kvm_counts",
-            "census::heads_that_are_locked_while_chains_are_walked_are_seen_locked",
             "census::memslots_that_come_and_go_during_a_census_leave_it_right_or_marked",
             "cleanup::no_program_or_map_outlives_a_recording_however_it_ends",
             "exact::many_callbacks_are_all_counted_and_matched",
@@ -176,16 +174,8 @@ impl Selection {
 /// A test that a kernel need not run: kernel, test without its module.
 ///
 /// Debian builds Linux 6.1 without DAMON's control files and with MGLRU switched off;
-/// switched on, it would walk page tables without asking KVM. Up to 6.14 no rmap has a lock.
-const EXCUSED: [(&str, &str); 7] = [
-    (
-        "6.1",
-        "heads_that_are_locked_while_chains_are_walked_are_seen_locked",
-    ),
-    (
-        "6.12",
-        "heads_that_are_locked_while_chains_are_walked_are_seen_locked",
-    ),
+/// switched on, it would walk page tables without asking KVM.
+const EXCUSED: [(&str, &str); 5] = [
     (
         "6.1",
         "tdp_tables_hold_what_kvm_counts_and_grow_old_when_they_are_aged",
@@ -308,6 +298,14 @@ mod tests {
                 mode.name
             );
         }
+    }
+
+    #[test]
+    fn a_quick_test_that_one_mode_is_enough_for_runs_in_that_alone() {
+        let script = |mode: &Mode| Plan::new(mode, &Selection::Quick).script();
+        let with_damon = MODES.iter().filter(|mode| script(mode).contains("damon"));
+        let names: Vec<&str> = with_damon.map(|mode| mode.name).collect();
+        assert_eq!(names, ["tdp"]);
     }
 
     #[test]
