@@ -166,6 +166,27 @@ fn a_timed_walk_is_divided_between_the_two_mmus() {
 }
 
 #[test]
+fn disturbed_cells_are_counted_beside_what_is_made_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, profile) = sides(folder.path());
+    let told = |spoiled: Option<&str>| {
+        let mut cells = vec![
+            cell("bitlock", Op::Age, 1, Cache::Hot, &[10.0; 6]),
+            cell("bitlock", Op::Age, 5, Cache::Hot, &[50.0; 6]),
+        ];
+        if let Record::Bench(cell) = &mut cells[0] {
+            cell.spoiled = spoiled.map(str::to_owned);
+        }
+        let bench = file(folder.path(), "spoiled.jsonl", ResultKind::Bench, &cells);
+        std::fs::remove_file(&bench.path).unwrap();
+        let tables = compare(&bench, &profile, None).unwrap().tables();
+        let notes = beside_of(&tables).notes().join(" ");
+        notes.contains("1 of the 2 synthetic cells")
+    };
+    assert!(told(Some("other work")) && !told(None));
+}
+
+#[test]
 fn half_young_is_mixed_from_all_young_and_all_old() {
     let folder = tempfile::tempdir().unwrap();
     let (_, profile) = sides(folder.path());

@@ -22,7 +22,7 @@ const WORKLOADS: [&str; 1] = ["walk"];
 /// The profile that stands in where this host cannot be profiled.
 const REFERENCE_PROFILE: &str = "results/reference/profile.jsonl";
 
-/// Without files, measures both sides first (about four minutes).
+/// Without files, measures both sides first, each quickly (about four minutes).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// A bench result and a profile, in any order; or two bench results of one host, or
@@ -83,7 +83,16 @@ pub(crate) fn run(options: &Options) -> Outcome {
     for (what, file) in [(of_a, &a), (of_b, &b)] {
         ::report::say!("{:<9} {}", what + ":", file.path.display());
     }
-    ::report::say!("--schemes NAME,… prints fewer; cargo xtask report FILE all tables of one file");
+    ::report::say!(
+        "--schemes NAME,… prints fewer; cargo xtask report FILE all tables of one file, and \
+         cargo xtask report --html a page with figures"
+    );
+    if options.files.is_empty() {
+        ::report::say!(
+            "both sides were quick; for narrower intervals: cargo xtask bench walk, then cargo \
+             xtask profile --duration 40s, and name both files here"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -36,6 +36,7 @@ use crate::{
     ResultFile,
     schema::{Cache, CallbackKind, Host, Op, Record, ResultKind},
     summary,
+    table::count,
 };
 
 /// Shares of young SPTEs on the synthetic side.
@@ -48,6 +49,16 @@ pub struct YoungShares {
 }
 
 impl YoungShares {
+    /// What they are of, and what that means for a callback that only looks.
+    pub(crate) fn note(self) -> String {
+        format!(
+            "Of the synthetic SPTEs {:.0} % are young, {:.0} % for test_young, which ends at the \
+             first young one. A share that was not measured is mixed from all young and all old.",
+            self.clear * 100.0,
+            self.test * 100.0
+        )
+    }
+
     /// One share for all callbacks.
     pub const fn all(share: f64) -> Self {
         Self {
@@ -198,7 +209,26 @@ fn cores(bench: &ResultFile, profile: &ResultFile) -> Vec<String> {
             let looks = summary::cores(&file.end.disturbance)?;
             Some(format!("cores of the {side} side: {looks}."))
         })
+        .chain(disturbed(bench))
         .collect()
+}
+
+/// How many of the cells that are compared other work had disturbed.
+fn disturbed(bench: &ResultFile) -> Option<String> {
+    let (mut all, mut spoiled) = (0_u64, 0_u64);
+    for cell in synthetic::cells(bench) {
+        all += 1;
+        spoiled += u64::from(cell.spoiled.is_some());
+    }
+    (spoiled > 0).then(|| {
+        format!(
+            "{} of the {} synthetic cells behind these tables were disturbed in more than a \
+             quarter of their rounds, and are in them all the same; the bench result's own tables \
+             mark them with an exclamation mark.",
+            count(spoiled),
+            count(all)
+        )
+    })
 }
 
 /// Where each side comes from.

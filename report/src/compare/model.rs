@@ -266,7 +266,7 @@ pub(super) fn table(models: &[CostModel], marks: Marks<'_>) -> Table {
             "A linear model of the cost of a callback: fixed, plus per gfn times the pages of its \
              range, plus per SPTE times the SPTEs on their chains; one gfn is fixed and per gfn \
              together. Fitted to ranges and chain lengths of the real side, {most} points or as many \
-             as are named, weighted by precision, ± half of the 95 % interval; where the costs are \
+             as stand in brackets, weighted by precision, ± half of the 95 % interval; where the costs are \
              not linear the interval is wider for it, and a negative cost says that they are not: \
              read the single rows then.",
         ));

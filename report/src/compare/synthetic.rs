@@ -177,15 +177,17 @@ pub(super) fn curves(bench: &ResultFile, young_share: f64, op: Op) -> Vec<Curve>
     pairs.collect()
 }
 
+/// The cells that costs are taken from.
+pub(super) fn cells(bench: &ResultFile) -> impl Iterator<Item = &BenchRecord> {
+    bench.records.iter().filter_map(|record| match record {
+        Record::Bench(cell) if cell.workload == WORKLOAD => Some(&**cell),
+        _ => None,
+    })
+}
+
 fn measured(bench: &ResultFile, young_share: f64, op: Op) -> Vec<Curve> {
     let mut curves: Vec<Curve> = Vec::new();
-    for record in &bench.records {
-        let Record::Bench(cell) = record else {
-            continue;
-        };
-        if cell.op != op {
-            continue;
-        }
+    for cell in cells(bench).filter(|cell| cell.op == op) {
         let Some((cache, pages, len, point)) = point(cell, young_share) else {
             continue;
         };
@@ -208,8 +210,7 @@ fn measured(bench: &ResultFile, young_share: f64, op: Op) -> Vec<Curve> {
 /// a real callback can be held against.
 fn point(cell: &BenchRecord, young_share: f64) -> Option<(Cache, u64, u32, Point)> {
     let params = &cell.params;
-    let comparable = cell.workload == WORKLOAD
-        && params.level.is_none_or(|l| l == 1)
+    let comparable = params.level.is_none_or(|l| l == 1)
         && (params.chain_len == Some(0)
             || params
                 .young_share

@@ -24,7 +24,11 @@ impl Comparison {
         let mut groups: Vec<Group> = self.rows.iter().map(group).collect();
         groups.dedup();
         let mut tables: Vec<Table> = groups.iter().map(|g| self.real_table(*g)).collect();
-        tables.push(model::table(&self.models, self.marks()));
+        let mut models = model::table(&self.models, self.marks());
+        if !models.is_empty() {
+            models.note(self.young.note());
+        }
+        tables.push(models);
         let mut changes = gap::changes_table(&self.changes, self.marks());
         if let Some(note) = self.lock_wait().filter(|_| !changes.is_empty()) {
             changes.note(note);
@@ -141,21 +145,19 @@ impl Comparison {
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![format!(
             "SPTEs: chain length of a gfn seen at the callback; a range is shown with its mean. \
-             hot, swept, llc, cold: median time of one synthetic callback, {:.0} % of SPTEs young ({:.0} % \
-             for test_young), ± half of its 95 % interval: with everything cached; over a set as \
+             hot, swept, llc, cold: median time of one synthetic callback, ± half of its 95 % interval: with everything cached; over a set as \
              large as the recorded test guest, in the order reclaim takes; scattered over a set that \
              the last-level cache holds and no other; with nothing cached. \
              callback: mean time of a real one; rmap part, real part: its time inside kvm_age_gfn or \
              kvm_test_age_gfn; both ± half of the 95 % interval. part/hot and so on: real part over \
              synthetic callback; part/SPTE: with all that the part costs before its first SPTE. \
-             On both sides the SPTEs of a chain lie at one index of different shadow pages of 4 KiB.",
-            self.young.clear * 100.0,
-            self.young.test * 100.0
+             On both sides the SPTEs of a chain lie at one index of different shadow pages of 4 KiB. {}",
+            self.young.note()
         )];
         if let Some(row) = self.rows.first() {
-            let rate = self
-                .rate_hz
-                .map_or_else(String::new, |hz| format!(", {hz:.0} Hz per CPU"));
+            let rate = self.rate_hz.map_or_else(String::new, |hz| {
+                format!("; samples came at {hz:.0} Hz per CPU in the mean of all runs")
+            });
             notes.push(format!(
                 "real side measured by {}{rate}.",
                 row.real.mechanism

@@ -12,11 +12,15 @@ use crate::{
 const READING: &str = "The first row is the kernel's own callbacks, from what was recorded at each \
     chain length; the others are the model's, by the state of its caches (hot: everything cached; swept: over a set as large \
     as the recorded guest; llc: in the last-level cache only; cold: nothing cached). Hold the kernel's figure against the scheme marked *, which is what it \
-    does: where it lies between the columns says what a real walk finds in the caches. What \
-    one more SPTE costs under another scheme is another row of the same column, and the same \
-    where their intervals meet; what a whole callback would, for the recorded chain lengths, is \
+    does: where it lies between the columns says what a real walk finds in the caches. Where its \
+    interval reaches over several columns, or over 0, this recording cannot tell; a longer one \
+    (cargo xtask profile --duration 40s) has a narrower interval. What \
+    one more SPTE costs under another scheme is another row of the same column; where two \
+    intervals meet, this run does not tell the two schemes apart, which does not make them equal. \
+    What a whole callback would cost, for the recorded chain lengths, is \
     the table of savings further down. A scheme with † is cheap because it passes chains over \
-    without looking. Absolute times are this host's; ratios carry over better.";
+    without looking. Absolute times are this host's; ratios of two rows of one column carry over \
+    better.";
 
 /// What one more SPTE costs, first of all.
 pub(super) fn section(sources: &Sources<'_>) -> String {
@@ -48,6 +52,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
         let models: Vec<&CostModel> = of(kind).collect();
         let mut table = table(kind, &models, comparison.marks());
         let host = &comparison.profile_host;
+        table.note(comparison.young.note());
         for note in comparison.cores.iter().chain(&host.unusual) {
             table.note(note.as_str());
         }

@@ -20,10 +20,13 @@ pub(crate) fn cores(disturbance: &Disturbance) -> Option<String> {
         format!("{:.2} us at best", fastest as f64 / 1e3),
     );
     if slow.count() == 0 {
-        return Some(format!("none of {all} looks ({best}) found them slowed"));
+        return Some(format!(
+            "a fixed loop, timed {all} times beside the measurement ({best}), was never slowed"
+        ));
     }
     Some(format!(
-        "{:.0} % of {all} looks ({best}) found them slowed, by {:.1} times",
+        "a fixed loop, timed {all} times beside the measurement ({best}), was slowed in {:.0} % of \
+         them, by {:.1} times; no figure is corrected for that",
         100.0 * slow.count() as f64 / all as f64,
         slow.quantile_ns(0.5) as f64 / fastest as f64
     ))
@@ -46,11 +49,12 @@ mod tests {
     fn the_share_of_slow_looks_is_told_and_how_slow_they_were() {
         assert_eq!(
             told(&[1000, 1000, 1200, 2000]).unwrap(),
-            "25 % of 4 looks (1.00 us at best) found them slowed, by 2.0 times"
+            "a fixed loop, timed 4 times beside the measurement (1.00 us at best), was slowed in \
+                 25 % of them, by 2.0 times; no figure is corrected for that"
         );
         assert_eq!(
             told(&[1000, 1100]).unwrap(),
-            "none of 2 looks (1.00 us at best) found them slowed"
+            "a fixed loop, timed 2 times beside the measurement (1.00 us at best), was never slowed"
         );
         assert_eq!(cores(&Disturbance::unwatched("a test")), None);
         assert_eq!(told(&[]), None);

@@ -36,7 +36,7 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
             }
         }
     }
-    let absent = "no profile with callbacks was named";
+    let absent = "no profile with callbacks was named (cargo xtask profile makes one)";
     Ok(Figure::new(
         "callers",
         "Callers and VMs",

@@ -81,7 +81,9 @@ pub(super) fn callbacks(sources: &Sources<'_>) -> Result<Figure, PageError> {
     } else {
         vec![tail("Duration of a callback", series).draw()?]
     };
-    let absent = format!("real: {reason}; synthetic: no bench cell timed single callbacks");
+    let absent = format!(
+        "real: {reason}; synthetic: no bench cell timed single callbacks (cargo xtask bench hold does)"
+    );
     Ok(Figure::new(
         "latency",
         "Latency distributions of callbacks",
@@ -162,7 +164,7 @@ pub(super) fn faults(sources: &Sources<'_>) -> Result<Figure, PageError> {
             drawings.push(by_scheme(title, &cells).draw()?);
         }
     }
-    let absent = "no bench cell timed faults both with and without aging";
+    let absent = "no bench cell timed faults both with and without aging (cargo xtask bench interference does)";
     Ok(Figure::new(
         "faults",
         "Fault latency with and without aging",

@@ -61,7 +61,7 @@ pub(super) fn figure(sources: &Sources<'_>) -> Result<Figure, PageError> {
         };
         drawings.push(chart.draw()?);
     }
-    let absent = "no bench result measured one cell at three numbers of threads or more";
+    let absent = "no bench result measured one cell at three numbers of threads or more (cargo xtask bench does, where there are as many CPUs)";
     Ok(Figure::new(
         "scaling",
         "Scaling with threads",

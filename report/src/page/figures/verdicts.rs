@@ -11,6 +11,6 @@ pub(super) fn figure(sources: &Sources<'_>) -> Figure {
     let files = sources.of_kind(ResultKind::Verdict);
     let tables = files.flat_map(summary::tables);
     let drawings: Vec<Drawing> = tables.map(Drawing::of_table).collect();
-    let absent = "no file with verdicts was named";
+    let absent = "no file with verdicts was named (cargo xtask verdicts makes one)";
     Figure::new("verdicts", "Claims and verdicts", CAPTION, drawings, absent)
 }
