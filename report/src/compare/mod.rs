@@ -213,7 +213,7 @@ fn cores(bench: &ResultFile, profile: &ResultFile) -> Vec<String> {
         .collect()
 }
 
-/// How many of the cells that are compared other work had disturbed.
+/// How many of the cells that are compared, or could be, other work had disturbed.
 fn disturbed(bench: &ResultFile) -> Option<String> {
     let (mut all, mut spoiled) = (0_u64, 0_u64);
     for cell in synthetic::cells(bench) {
@@ -222,9 +222,9 @@ fn disturbed(bench: &ResultFile) -> Option<String> {
     }
     (spoiled > 0).then(|| {
         format!(
-            "{} of the {} synthetic cells behind these tables were disturbed in more than a \
-             quarter of their rounds, and are in them all the same; the bench result's own tables \
-             mark them with an exclamation mark.",
+            "{} of the {} synthetic cells of walks, used here or not, were disturbed in more than \
+             a quarter of their rounds and are not left out; the bench result's own tables mark \
+             them with an exclamation mark.",
             count(spoiled),
             count(all)
         )
